@@ -1,0 +1,95 @@
+"""The one error tree. An error names the problem, the evidence and the mend.
+
+Every error carries the exit code that the command line returns for it:
+1 a check failed, 2 wrong use, 3 bad input or artifact, 4 missing device or library.
+"""
+
+from __future__ import annotations
+
+
+class LpcnetError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Parameters
+    ----------
+    message
+        The problem and the evidence for it, as one sentence.
+    mend
+        What the reader can do about it: a command, a setting or an action.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, mend: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.message} (mend: {self.mend})" if self.mend else self.message
+
+
+class CheckFailed(LpcnetError):
+    """A check ran to its end and its answer is no (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(LpcnetError):
+    """The call itself is wrong: an option, a name, a combination (exit code 2)."""
+
+    exit_code = 2
+
+
+class BadInput(LpcnetError):
+    """Something that was read is not what it must be (exit code 3)."""
+
+    exit_code = 3
+
+
+class BadConfig(BadInput):
+    """A settings file, a recipe or a configuration value is wrong."""
+
+
+class BadData(BadInput):
+    """A dataset is wrong as a whole: its layout, its index, its splits."""
+
+
+class UnreadableImage(BadData):
+    """A file that should be an image or a mask cannot be decoded."""
+
+
+class MaskMismatch(BadData):
+    """A mask does not belong to its image: another size, or missing."""
+
+
+class UnknownClass(BadData):
+    """A mask or an annotation names a class that the dataset does not have."""
+
+
+class DuplicateImage(BadData):
+    """The same picture stands in two splits, or twice in one."""
+
+
+class BadArtifact(BadInput):
+    """A file that this toolkit wrote, or should have written, is damaged or of another kind."""
+
+
+class BadWeights(BadArtifact):
+    """A weights file or its model card cannot be used."""
+
+
+class StaleCheckpoint(BadArtifact):
+    """A checkpoint belongs to another recipe, dataset or network."""
+
+
+class MissingLibrary(LpcnetError):
+    """A library that this call needs is not installed (exit code 4)."""
+
+    exit_code = 4
+
+
+class MissingDevice(LpcnetError):
+    """A device that this call needs is not there (exit code 4)."""
+
+    exit_code = 4
