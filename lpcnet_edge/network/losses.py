@@ -1,0 +1,117 @@
+"""What training minimises: localization on the pooled truth, segmentation weighted by where stage 1 looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lpcnet_edge.network.config import STRIDE_PX
+from lpcnet_edge.network.model import Outputs
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the terms; docs/method.md gives the formulas. The paper publishes no coefficients: these are ours.
+
+    Attributes
+    ----------
+    localization, tile, segmentation, initial
+        Weights of the heatmap's focal loss, of the tile score's cross-entropy, of the refined prediction's loss, and of
+        the initial prediction's.
+    dice
+        Weight of the Dice term beside the cross-entropy, in both predictions.
+    focal_gamma
+        Focusing exponent of the heatmap's loss (Lin et al., 2017).
+    weight_floor
+        Least heatmap value in the pixel weights: what stage 1 does not see is learned from all the same.
+    """
+
+    localization: float = 1.0
+    tile: float = 0.2
+    segmentation: float = 1.0
+    initial: float = 0.4
+    dice: float = 1.0
+    focal_gamma: float = 2.0
+    weight_floor: float = 0.25
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The scalar terms of one batch; ``total`` is differentiable."""
+
+    total: Tensor
+    localization: Tensor
+    tile: Tensor
+    refined: Tensor
+    initial: Tensor
+
+
+def heatmap_target(mask: Tensor) -> Tensor:
+    """(N, H, W) class indices to (N, 1, H/16, W/16) float32: 1 where a cell holds any defect pixel."""
+    return functional.max_pool2d((mask > 0).float().unsqueeze(1), STRIDE_PX)
+
+
+def pixel_weights(heat_logits: Tensor, height: int, width: int, floor: float) -> Tensor:
+    """The DLM's pixel-wise loss weight (N, H, W): the heatmap without gradient, floored, of mean 1 over the batch."""
+    heat = torch.sigmoid(heat_logits.detach().float())
+    weight = functional.interpolate(heat, size=(height, width), mode="bilinear", align_corners=False).squeeze(1)
+    weight = weight.clamp(min=floor)
+    return weight / weight.mean()
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Binary focal loss summed over cells, divided by the number of defect cells (at least one a tile)."""
+    cross = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    wrong = torch.abs(torch.sigmoid(logits) - target)
+    return (cross * wrong**gamma).sum() / target.sum().clamp(min=float(len(logits)))
+
+
+def dice_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
+    """1 - Dice, averaged over the defect classes present in the batch; (N, K, H, W) against (N, H, W)."""
+    classes = probabilities.shape[1]
+    truth = functional.one_hot(mask, classes).permute(0, 3, 1, 2)[:, 1:].float()
+    guess = probabilities[:, 1:]
+    overlap = (guess * truth).sum(dim=(0, 2, 3))
+    area = truth.sum(dim=(0, 2, 3))
+    score = (2 * overlap + 1.0) / (guess.sum(dim=(0, 2, 3)) + area + 1.0)
+    present = (area > 0).float()
+    return ((1.0 - score) * present).sum() / present.sum().clamp(min=1.0)
+
+
+def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor | None, dice: float) -> Tensor:
+    """Weighted cross-entropy plus Dice of logits (N, K, H, W) against class indices (N, H, W) int64."""
+    log_probabilities = functional.log_softmax(logits.float(), dim=1)
+    cross = functional.nll_loss(log_probabilities, mask, reduction="none")
+    loss = (cross * weights).mean() if weights is not None else cross.mean()
+    return loss + dice * dice_loss(log_probabilities.exp(), mask) if dice else loss
+
+
+def lpc_loss(outputs: Outputs, mask: Tensor, settings: LossSettings, *, weight_loss: bool) -> LossTerms:
+    """All terms for one batch; ``mask`` is (N, H, W) int64 at full resolution.
+
+    The refined prediction is compared at full resolution, as it is used; the initial one at its own half resolution.
+    """
+    height, width = mask.shape[-2:]
+    target = heatmap_target(mask)
+    heat = outputs.heat_logits.float()
+    localization = focal_loss(heat, target, settings.focal_gamma)
+    # A smooth maximum lets the tile's score, which the gate will read, learn from more than one cell.
+    score = torch.logsumexp(4.0 * heat.flatten(1), dim=1) / 4.0
+    tile = functional.binary_cross_entropy_with_logits(score, target.flatten(1).amax(dim=1))
+    weights = pixel_weights(heat, height, width, settings.weight_floor) if weight_loss else None
+    full = functional.interpolate(outputs.refined.float(), size=(height, width), mode="bilinear", align_corners=False)
+    refined = segmentation_loss(full, mask, weights, settings.dice)
+    initial = refined.new_zeros(())
+    if outputs.initial is not outputs.refined:
+        coarse = None if weights is None else functional.avg_pool2d(weights.unsqueeze(1), 2).squeeze(1)
+        initial = segmentation_loss(outputs.initial, mask[:, ::2, ::2], coarse, settings.dice)
+    total = (
+        settings.localization * localization
+        + settings.tile * tile
+        + settings.segmentation * refined
+        + settings.initial * initial
+    )
+    return LossTerms(total, localization.detach(), tile.detach(), refined.detach(), initial.detach())

@@ -1,0 +1,246 @@
+"""The training loop: resumable to the bit, killed without loss, its result a weights file with a card."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import cv2
+import torch
+from torch import Tensor
+
+from lpcnet_edge.errors import UsageError
+from lpcnet_edge.network.card import finish_run
+from lpcnet_edge.network.checkpoint import Checkpoint, load_checkpoint, run_digest, save_checkpoint
+from lpcnet_edge.network.config import NetworkConfig, preset
+from lpcnet_edge.network.feed import Batch, Feed, prefetched
+from lpcnet_edge.network.inference import FloatNetwork
+from lpcnet_edge.network.losses import LossTerms, lpc_loss
+from lpcnet_edge.network.model import LpcNet, normalise
+from lpcnet_edge.network.precision import autocast_dtype
+from lpcnet_edge.network.recipe import Recipe
+from lpcnet_edge.network.validation import validate
+from lpcnet_edge.types import Dataset
+
+_LOG_EVERY = 20
+
+
+class TrainProgress(Protocol):
+    """Who watches a training: reading of tiles, then steps with the current figures."""
+
+    def reading(self, done: int, total: int) -> None: ...
+
+    def step(self, done: int, total: int, figures: dict[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a training left behind: ``weights`` is None where it was interrupted before the last step."""
+
+    out_dir: Path
+    weights: Path | None
+    steps: int
+    seconds: float
+    figures: dict[str, float]
+
+
+class _Run:
+    """Model, optimiser and averaged weights of one training."""
+
+    def __init__(self, config: NetworkConfig, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(recipe.seed)
+        self.network = LpcNet(config).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        flat = [p for p in self.network.parameters() if p.ndim <= 1]
+        deep = [p for p in self.network.parameters() if p.ndim > 1]
+        groups = [{"params": deep, "weight_decay": recipe.weight_decay}, {"params": flat, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        self.dtype = autocast_dtype(recipe.precision, self.device)
+        self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then half a cosine down to a hundredth."""
+        recipe = self.recipe
+        if step < recipe.warmup_steps:
+            return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+        done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+        return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+    def train_step(self, step: int, batch: Batch) -> LossTerms:
+        pixels, mask = (torch.from_numpy(array).to(self.device) for array in batch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(step)
+        x = normalise(pixels).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            outputs = self.network(x)
+        terms = lpc_loss(outputs, mask.long(), self.recipe.loss, weight_loss=self.recipe.weight_loss)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self._update_average(step)
+        return terms
+
+    @torch.no_grad()
+    def _update_average(self, step: int) -> None:
+        decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
+        state = self.network.state_dict()
+        floating = [name for name, value in state.items() if value.dtype.is_floating_point]
+        torch._foreach_lerp_([self.average[n] for n in floating], [state[n] for n in floating], 1 - decay)
+
+    def averaged(self) -> FloatNetwork:
+        """A copy of the network with the averaged weights."""
+        network = LpcNet(self.network.config)
+        network.load_state_dict({name: value.detach().cpu().clone() for name, value in self.average.items()})
+        return FloatNetwork(network, self.recipe.tile_px, device=self.device.type)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        average: dict[str, Tensor] = state["average"]
+        self.average = {name: value.to(self.device) for name, value in average.items()}
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def train(
+    dataset: Dataset,
+    recipe: Recipe,
+    out_dir: Path,
+    *,
+    resume: bool = False,
+    validation: Dataset | None = None,
+    progress: TrainProgress | None = None,
+    notes: dict[str, Any] | None = None,
+) -> TrainSummary:
+    """Train a network on every entry of ``dataset``.
+
+    Writes ``checkpoint.pt`` on the way, and at the end ``weights.safetensors`` (the averaged weights), ``card.yaml``,
+    ``metrics.csv`` and ``curves.png``, each atomically. With ``resume`` it goes on from the checkpoint with the losses
+    that an unbroken run has on the same machine, thread count and library versions. SIGINT and SIGTERM end the run
+    after the step in hand, with a checkpoint.
+
+    Parameters
+    ----------
+    validation
+        Evaluated every ``recipe.validate_every`` steps, for the curves; it never chooses what is kept.
+    notes
+        What the card should say besides (folds, the source of the data).
+
+    Raises
+    ------
+    UsageError
+        ``out_dir`` holds a run and ``resume`` is false.
+    StaleCheckpoint
+        The checkpoint is of another recipe, dataset or network.
+    """
+    cv2.setNumThreads(1)  # the augmentation must not take the processor from the network
+    config = preset(
+        recipe.preset,
+        dataset.classes,
+        dataset.channels,
+        embed_localization=recipe.embed_localization,
+        weight_loss=recipe.weight_loss,
+        refine_pixels=recipe.refine_pixels,
+    )
+    digest = run_digest(config, recipe, dataset)
+    path = out_dir / "checkpoint.pt"
+    if path.exists() and not resume:
+        raise UsageError(f"{out_dir} holds a run already", mend="add --resume to go on with it, or use another folder")
+    run = _Run(config, recipe)
+    rows: list[dict[str, float]] = []
+    first, spent = 0, 0.0
+    if resume and path.exists():
+        saved = load_checkpoint(path, digest)
+        run.restore(saved.state)
+        rows, first, spent = saved.rows, saved.step, saved.seconds
+    started = time.monotonic()
+    feed = Feed(dataset, recipe, progress.reading if progress else None)
+    step = first
+
+    def save() -> None:
+        save_checkpoint(path, Checkpoint(digest, step, spent + time.monotonic() - started, rows, run.state()))
+
+    figures: dict[str, float] = {}
+    run.network.train()
+    with _stop_requested() as stop:
+        for at, batch in prefetched(feed, first, recipe.steps):
+            terms = run.train_step(at, batch)
+            step = at + 1
+            last = step == recipe.steps
+            if step % _LOG_EVERY == 0 or last:
+                figures.update(_loss_figures(terms), learning_rate=run.rate(at))
+                row = {"step": float(step), **_loss_figures(terms), "learning_rate": run.rate(at)}
+                if validation is not None and (step % recipe.validate_every == 0 or last):
+                    found = validate(run.averaged(), validation)
+                    row.update(found)
+                    figures.update(found)
+                rows.append(row)
+            if progress is not None:
+                progress.step(step, recipe.steps, figures)
+            if stop():
+                break
+            if step % recipe.checkpoint_every == 0 or last:
+                save()
+    seconds = spent + time.monotonic() - started
+    if step < recipe.steps:
+        save()
+        return TrainSummary(out_dir, None, step, seconds, figures)
+    precision = str(run.dtype or torch.float32).removeprefix("torch.")
+    provenance = {"seconds": round(seconds, 1), "threads": torch.get_num_threads(), "precision": precision}
+    weights = finish_run(out_dir, run.averaged(), dataset, recipe, rows, {**provenance, **(notes or {})})
+    return TrainSummary(out_dir, weights, step, seconds, figures)
+
+
+def _loss_figures(terms: LossTerms) -> dict[str, float]:
+    return {
+        "loss": float(terms.total.detach()),
+        "localization": float(terms.localization),
+        "tile": float(terms.tile),
+        "refined": float(terms.refined),
+        "initial": float(terms.initial),
+    }
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks between steps; the second one stops at once."""
+    asked = False
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        asked = True
+
+    previous: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, ask)
+    except ValueError:  # not in the main thread: the caller handles signals
+        pass
+    try:
+        yield lambda: asked
+    finally:
+        for restored, handler in previous.items():
+            signal.signal(restored, handler)

@@ -1,0 +1,122 @@
+"""Weights at rest: a safetensors file that knows its network, with a model card beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lpcnet_edge.config import from_mapping, to_mapping
+from lpcnet_edge.errors import BadWeights, LpcnetError
+from lpcnet_edge.files import write_atomically
+from lpcnet_edge.network.config import NetworkConfig
+from lpcnet_edge.network.inference import FloatNetwork
+from lpcnet_edge.network.model import LpcNet
+
+FORMAT = "lpcnet-edge/1"
+_TRACKED = "num_batches_tracked"
+
+
+def shipped_names() -> list[str]:
+    """Names of the weights that come with the package."""
+    folder = files("lpcnet_edge").joinpath("weights")
+    if not folder.is_dir():
+        return []
+    return sorted(e.name.removesuffix(".safetensors") for e in folder.iterdir() if e.name.endswith(".safetensors"))
+
+
+def weights_path(name_or_path: str | Path) -> Path:
+    """The file of shipped weights by name, or a path as it is; raises ``BadWeights`` where there is none."""
+    path = Path(name_or_path)
+    if str(name_or_path) in shipped_names():
+        return Path(str(files("lpcnet_edge").joinpath("weights", f"{name_or_path}.safetensors")))
+    if not path.is_file():
+        raise BadWeights(
+            f"{str(name_or_path)!r} is neither shipped weights nor a file",
+            mend=f"use one of: {', '.join(shipped_names())}; or the path of a .safetensors or .pt file",
+        )
+    return path
+
+
+def save_weights(path: Path, config: NetworkConfig, state: dict[str, Tensor], tile_px: int) -> str:
+    """Write float32 weights with their configuration, atomically; returns the file's SHA-256 (hex)."""
+    tensors = {
+        name: value.detach().to("cpu", torch.float32).contiguous()
+        for name, value in state.items()
+        if not name.endswith(_TRACKED)
+    }
+    metadata = {"format": FORMAT, "config": json.dumps(to_mapping(config)), "tile_px": str(tile_px)}
+    data = save(tensors, metadata)
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_network(name_or_path: str | Path, device: str = "cpu") -> FloatNetwork:
+    """Read weights by shipped name, or from a ``.safetensors`` or ``.pt`` file of this network.
+
+    A ``.pt`` file is a dictionary with ``config`` (plain data), ``tile_px`` and ``state``; it is read with
+    ``weights_only=True``, so that nothing in it is executed. Raises ``BadWeights`` naming the file and what is wrong.
+    """
+    path = weights_path(name_or_path)
+    metadata, state = _read_pt(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
+    try:
+        config = from_mapping(NetworkConfig, metadata["config"], f"{path}: config")
+        tile_px = int(metadata["tile_px"])
+    except (KeyError, TypeError, ValueError, LpcnetError) as exc:
+        raise BadWeights(
+            f"{path}: its network configuration cannot be used: {exc}", mend="train or export the weights again"
+        ) from exc
+    network = LpcNet(config)
+    expected = {name for name in network.state_dict() if not name.endswith(_TRACKED)}
+    if expected != set(state):
+        missing, unknown = sorted(expected - set(state)), sorted(set(state) - expected)
+        raise BadWeights(
+            f"{path}: {len(missing)} tensors missing ({', '.join(missing[:3]) or 'none'}), "
+            f"{len(unknown)} unknown ({', '.join(unknown[:3]) or 'none'})",
+            mend="use weights of this version of the network",
+        )
+    try:
+        network.load_state_dict(state, strict=False)
+    except RuntimeError as exc:
+        reason = str(exc).splitlines()[-1].strip()
+        raise BadWeights(f"{path}: {reason}", mend="use weights of this configuration") from exc
+    bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise BadWeights(f"{path}: {bad[0]} holds values that are not finite", mend="train again with a lower rate")
+    return FloatNetwork(network, tile_px, device=device)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = dict(handle.metadata() or {})
+            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as exc:
+        raise BadWeights(f"{path}: not a safetensors file ({exc})", mend="copy or download the file again") from exc
+    if metadata.get("format") != FORMAT:
+        raise BadWeights(
+            f"{path}: format is {metadata.get('format', 'missing')!r}, this version reads {FORMAT!r}",
+            mend="use weights written by lpcnet-edge train",
+        )
+    try:
+        return {**metadata, "config": json.loads(metadata["config"])}, state
+    except (KeyError, json.JSONDecodeError) as exc:
+        raise BadWeights(f"{path}: its header holds no readable configuration", mend="copy the file again") from exc
+
+
+def _read_pt(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as exc:  # torch raises many kinds for many kinds of damage
+        raise BadWeights(f"{path}: torch cannot read it safely ({type(exc).__name__})", mend="save it again") from exc
+    if not isinstance(content, dict) or not {"config", "tile_px", "state"} <= set(content):
+        raise BadWeights(f"{path}: config, tile_px and state are expected in it", mend="save a dictionary of the three")
+    state = {name: value for name, value in content["state"].items() if not name.endswith(_TRACKED)}
+    return {"config": content["config"], "tile_px": content["tile_px"]}, state

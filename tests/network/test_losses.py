@@ -1,0 +1,81 @@
+"""The loss terms against direct computations, and the DLM's weight as DESIGN describes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lpcnet_edge.network.losses import (
+    LossSettings,
+    dice_loss,
+    focal_loss,
+    heatmap_target,
+    lpc_loss,
+    pixel_weights,
+    segmentation_loss,
+)
+from lpcnet_edge.network.model import Outputs
+
+
+def test_heatmap_target_marks_every_touched_cell() -> None:
+    mask = torch.zeros(1, 64, 64, dtype=torch.long)
+    mask[0, 15, 16] = 2
+    target = heatmap_target(mask)
+    assert target.shape == (1, 1, 4, 4)
+    assert target.sum() == 1
+    assert target[0, 0, 0, 1] == 1
+
+
+def test_pixel_weights_floor_mean_and_gradient() -> None:
+    heat = torch.full((2, 1, 4, 4), -20.0, requires_grad=True)
+    with torch.no_grad():
+        heat[0, 0, 1, 1] = 20.0
+    weights = pixel_weights(heat, 64, 64, 0.25)
+    assert weights.shape == (2, 64, 64)
+    assert not weights.requires_grad
+    assert weights.mean().item() == pytest.approx(1.0, rel=1e-5)
+    assert weights.max().item() / weights.min().item() == pytest.approx(1 / 0.25, rel=0.15)
+    assert weights[0].max() > weights[1].max()
+
+
+def test_focal_loss_direct() -> None:
+    logits = torch.tensor([[[[2.0, -1.0], [0.5, -3.0]]]])
+    target = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
+    p = 1 / (1 + np.exp(-logits.numpy()))
+    t = target.numpy()
+    chance = np.where(t == 1, p, 1 - p)
+    expected = (-np.log(chance) * (1 - chance) ** 2).sum() / 2
+    assert focal_loss(logits, target, 2.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_is_zero_for_the_truth_and_ignores_absent_classes() -> None:
+    mask = torch.zeros(1, 8, 8, dtype=torch.long)
+    mask[0, 2:6, 2:6] = 1
+    perfect = torch.nn.functional.one_hot(mask, 3).permute(0, 3, 1, 2).float()
+    assert dice_loss(perfect, mask).item() == pytest.approx(0.0, abs=1e-6)
+    nothing = torch.zeros_like(perfect)
+    nothing[:, 0] = 1
+    assert dice_loss(nothing, mask).item() == pytest.approx(1 - 1 / 17, rel=1e-5)
+
+
+def test_segmentation_loss_weights_pixels() -> None:
+    logits = torch.zeros(1, 2, 4, 4)
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    weights = torch.zeros(1, 4, 4)
+    weights[0, 0, 0] = 16.0
+    assert segmentation_loss(logits, mask, weights, 0.0).item() == pytest.approx(np.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_total_is_the_weighted_sum(same: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    refined = torch.randn(2, 3, 16, 16, generator=generator)
+    initial = refined if same else torch.randn(2, 3, 16, 16, generator=generator)
+    heat = torch.randn(2, 1, 2, 2, generator=generator)
+    mask = torch.randint(0, 3, (2, 32, 32), generator=generator)
+    settings = LossSettings(localization=2.0, tile=0.5, segmentation=1.5, initial=0.25)
+    terms = lpc_loss(Outputs(heat, torch.empty(0), initial, refined), mask, settings, weight_loss=True)
+    expected = 2.0 * terms.localization + 0.5 * terms.tile + 1.5 * terms.refined + 0.25 * terms.initial
+    assert terms.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert (terms.initial == 0) == same

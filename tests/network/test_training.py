@@ -1,0 +1,140 @@
+"""Training: batches that repeat, a resume equal to an unbroken run, kills that leave nothing half written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lpcnet_edge.config import from_mapping
+from lpcnet_edge.errors import BadArtifact, BadConfig, BadData, StaleCheckpoint, UsageError
+from lpcnet_edge.network.feed import Feed, prefetched
+from lpcnet_edge.network.recipe import Recipe, Sampling, load_recipe, recipe_names
+from lpcnet_edge.network.training import train
+from lpcnet_edge.network.weights import load_network
+from lpcnet_edge.types import Dataset
+
+RECIPE = Recipe(
+    tile_px=64,
+    steps=6,
+    warmup_steps=2,
+    validate_every=3,
+    checkpoint_every=2,
+    sampling=Sampling(batch=4, crop_px=32, paste_in_place=("line",)),
+)
+
+
+class Watch:
+    """Collects figures, and asks for a stop by a real signal after ``stop_at`` steps."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.steps: list[int] = []
+
+    def reading(self, done: int, total: int) -> None:
+        assert 1 <= done <= total
+
+    def step(self, done: int, total: int, figures: dict[str, float]) -> None:
+        self.steps.append(done)
+        if done == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def averaged(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_network(folder / "weights.safetensors").network.state_dict())
+
+
+def test_batches_depend_on_the_step_alone(squares: Dataset) -> None:
+    feed = Feed(squares, RECIPE)
+    again = dict(prefetched(Feed(squares, RECIPE), 2, 5))
+    assert sorted(again) == [2, 3, 4]
+    for step, (pixels, mask) in again.items():
+        wanted_pixels, wanted_mask = feed.batch(step)
+        np.testing.assert_array_equal(pixels, wanted_pixels)
+        np.testing.assert_array_equal(mask, wanted_mask)
+    assert (feed.batch(0)[0] != feed.batch(1)[0]).any()
+
+
+def test_batches_show_every_class(squares: Dataset) -> None:
+    feed = Feed(squares, RECIPE)
+    masks = np.stack([feed.batch(step)[1] for step in range(12)])
+    assert set(np.unique(masks)) == {0, 1, 2}
+    assert masks.shape == (12, 4, 32, 32)
+
+
+def test_a_class_without_pixels_is_named(squares: Dataset) -> None:
+    lines = [i for i, e in enumerate(squares.entries) if e.label == 2]
+    with pytest.raises(BadData, match="square"):
+        Feed(squares.select(lines), RECIPE)
+
+
+def test_resume_after_a_signal_equals_an_unbroken_run(squares: Dataset, tmp_path: Path) -> None:
+    whole = train(squares, RECIPE, tmp_path / "whole", validation=squares)
+    assert whole.weights is not None
+    part = train(squares, RECIPE, tmp_path / "part", validation=squares, progress=Watch(stop_at=3))
+    assert part.weights is None
+    assert part.steps == 3
+    assert not (tmp_path / "part" / "weights.safetensors").exists()
+    watch = Watch()
+    resumed = train(squares, RECIPE, tmp_path / "part", resume=True, validation=squares, progress=watch)
+    assert watch.steps == [4, 5, 6]
+    assert resumed.figures["loss"] == whole.figures["loss"]
+    expected, found = averaged(tmp_path / "whole"), averaged(tmp_path / "part")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "part" / "metrics.csv").read_text()
+
+
+def test_what_a_run_leaves(squares: Dataset, tmp_path: Path) -> None:
+    summary = train(squares, RECIPE, tmp_path / "run", notes={"folds": ["1", "2"]})
+    assert summary.weights == tmp_path / "run" / "weights.safetensors"
+    left = {p.name for p in (tmp_path / "run").iterdir()}
+    assert left == {"checkpoint.pt", "weights.safetensors", "card.yaml", "metrics.csv", "curves.png"}
+    card = yaml.safe_load((tmp_path / "run" / "card.yaml").read_text())
+    assert card["data"]["digest"] == squares.digest()
+    assert card["data"]["parts"] == 12
+    assert card["run"]["folds"] == ["1", "2"]
+    assert from_mapping(Recipe, card["recipe"], "card") == RECIPE
+    assert len(card["weights"]["sha256"]) == 64
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_lowers_the_loss(squares: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=60, learning_rate=3e-3)
+    summary = train(squares, recipe, tmp_path / "run")
+    first = float((tmp_path / "run" / "metrics.csv").read_text().splitlines()[1].split(",")[1])
+    assert summary.figures["loss"] < 0.7 * first
+
+
+def test_a_run_is_not_overwritten(squares: Dataset, tmp_path: Path) -> None:
+    short = dataclasses.replace(RECIPE, steps=1)
+    train(squares, short, tmp_path)
+    with pytest.raises(UsageError, match="--resume"):
+        train(squares, short, tmp_path)
+    with pytest.raises(StaleCheckpoint, match="start in a new folder"):
+        train(squares, dataclasses.replace(short, seed=1), tmp_path, resume=True)
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(BadArtifact, match="checkpoint"):
+        train(squares, short, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_load(name: str) -> None:
+    assert load_recipe(name).steps > 0
+
+
+def test_recipe_errors_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no recipe is called"):
+        load_recipe("nothing")
+    path = tmp_path / "r.yaml"
+    path.write_text("steps: 10\nsampling:\n  bach: 4\n")
+    with pytest.raises(BadConfig, match="bach.*batch"):
+        load_recipe(path)
+    path.write_text("tile_px: 250\n")
+    with pytest.raises(BadConfig, match="250"):
+        load_recipe(path)
