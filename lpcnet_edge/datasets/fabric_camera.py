@@ -76,7 +76,7 @@ def _project(
 
 
 def _close_gaps(mask: ClassMap, planned: PlannedDefect) -> None:
-    """Give the gaps within one defect to it: a fault between two strands is a fault, though intact weave shows there."""
+    """Give the gaps within one defect to it: what lies between two strands is faulty, though intact weave shows."""
     reach = planned.extent_px + 2 * WIDEST_GAP_PX
     rows, cols = (slice(max(0, int(at - reach)), int(at + reach) + 1) for at in (planned.y_px, planned.x_px))
     window = mask[rows, cols]

@@ -134,7 +134,7 @@ def ball_fuzz(planned: PlannedDefect, fabric: Fabric, rng: np.random.Generator) 
 
 
 def part_tows(planned: PlannedDefect, fabric: Fabric, rng: np.random.Generator) -> Finish:
-    """Two tows are pushed apart: a slit, bridged by the crossing tows, dark between the bridges; all of it is marked."""
+    """Two tows are pushed apart: a slit, all of it marked, dark between the crossing tows that bridge it."""
     is_warp = bool(rng.random() < 0.5)
     lum, tracer, cover = fabric.lum, fabric.tracer, fabric.cover(GAP)
     row, col = fabric.locate(planned.y_px, planned.x_px)

@@ -71,10 +71,18 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    here = Path(__file__).resolve().parent
-    git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    found["commit"] = git.stdout.strip() if git.returncode == 0 else "unknown"
+    found["commit"] = _commit()
     return found
+
+
+def _commit() -> str:
+    """The commit that the code is at, where it is a checkout and git is installed."""
+    here = Path(__file__).resolve().parent
+    try:
+        git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return git.stdout.strip()
 
 
 def metrics_csv(rows: list[dict[str, float]]) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lpcnet_edge.config import to_mapping
 from lpcnet_edge.errors import BadArtifact, StaleCheckpoint
@@ -30,13 +32,19 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def run_digest(config: NetworkConfig, recipe: Recipe, dataset: Dataset) -> str:
-    """SHA-256 (hex) of all that a run's losses depend on; how often it is saved or validated is not part of it."""
+def run_digest(config: NetworkConfig, recipe: Recipe, dataset: Dataset, start: Mapping[str, Tensor] | None) -> str:
+    """SHA-256 (hex) of all that a run's losses depend on; how often it is saved or validated is not part of it.
+
+    ``start`` is the state that the network begins with, where that is another network's.
+    """
     settings = to_mapping(recipe)
     for name in ("checkpoint_every", "validate_every"):
         del settings[name]
     content = {"config": to_mapping(config), "recipe": settings, "data": dataset.digest()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name, value in sorted((start or {}).items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -67,7 +67,8 @@ class Decoder(nn.Module):
         self.up4 = Merge(w4, width, half)
         self.up2 = Merge(w2, half, half)
         self.classify = nn.Conv2d(half, len(config.classes), 1)
-        nn.init.normal_(self.classify.weight, std=0.01)
+        # Not near zero, as is usual for heads: the classes would then stay unseparated for hundreds of steps.
+        nn.init.kaiming_normal_(self.classify.weight)
         nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Tensor:

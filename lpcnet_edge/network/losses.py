@@ -23,6 +23,9 @@ class LossSettings:
         the initial prediction's.
     dice
         Weight of the Dice term beside the cross-entropy, in both predictions.
+    defect_weight
+        Weight of a defect pixel's cross-entropy against a background pixel's: small defects are a hundredth of the
+        pixels and would be learned late.
     focal_gamma
         Focusing exponent of the heatmap's loss (Lin et al., 2017).
     weight_floor
@@ -34,8 +37,14 @@ class LossSettings:
     segmentation: float = 1.0
     initial: float = 0.4
     dice: float = 1.0
+    defect_weight: float = 1.0
     focal_gamma: float = 2.0
     weight_floor: float = 0.25
+
+    @property
+    def stage1_only(self) -> bool:
+        """Whether stage 2 has no weight at all, so that it need not be computed."""
+        return self.segmentation == 0 and self.initial == 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,17 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     return (cross * wrong**gamma).sum() / target.sum().clamp(min=float(len(logits)))
 
 
+def localization_losses(heat_logits: Tensor, mask: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Focal loss of the heatmap, and cross-entropy of the tile's score, against class indices (N, H, W).
+
+    A smooth maximum lets the score, which the gate will read, learn from more than one cell.
+    """
+    target, heat = heatmap_target(mask), heat_logits.float()
+    score = torch.logsumexp(4.0 * heat.flatten(1), dim=1) / 4.0
+    tile = functional.binary_cross_entropy_with_logits(score, target.flatten(1).amax(dim=1))
+    return focal_loss(heat, target, gamma), tile
+
+
 def dice_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
     """1 - Dice, averaged over the defect classes present in the batch; (N, K, H, W) against (N, H, W)."""
     classes = probabilities.shape[1]
@@ -81,12 +101,17 @@ def dice_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
     return ((1.0 - score) * present).sum() / present.sum().clamp(min=1.0)
 
 
-def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor | None, dice: float) -> Tensor:
+def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor | None, settings: LossSettings) -> Tensor:
     """Weighted cross-entropy plus Dice of logits (N, K, H, W) against class indices (N, H, W) int64."""
     log_probabilities = functional.log_softmax(logits.float(), dim=1)
     cross = functional.nll_loss(log_probabilities, mask, reduction="none")
-    loss = (cross * weights).mean() if weights is not None else cross.mean()
-    return loss + dice * dice_loss(log_probabilities.exp(), mask) if dice else loss
+    if weights is not None:
+        cross = cross * weights
+    if settings.defect_weight != 1.0:
+        by_class = torch.where(mask > 0, settings.defect_weight, 1.0)
+        cross = cross * (by_class / by_class.mean())
+    loss = cross.mean()
+    return loss + settings.dice * dice_loss(log_probabilities.exp(), mask) if settings.dice else loss
 
 
 def lpc_loss(outputs: Outputs, mask: Tensor, settings: LossSettings, *, weight_loss: bool) -> LossTerms:
@@ -95,19 +120,25 @@ def lpc_loss(outputs: Outputs, mask: Tensor, settings: LossSettings, *, weight_l
     The refined prediction is compared at full resolution, as it is used; the initial one at its own half resolution.
     """
     height, width = mask.shape[-2:]
-    target = heatmap_target(mask)
-    heat = outputs.heat_logits.float()
-    localization = focal_loss(heat, target, settings.focal_gamma)
-    # A smooth maximum lets the tile's score, which the gate will read, learn from more than one cell.
-    score = torch.logsumexp(4.0 * heat.flatten(1), dim=1) / 4.0
-    tile = functional.binary_cross_entropy_with_logits(score, target.flatten(1).amax(dim=1))
-    weights = pixel_weights(heat, height, width, settings.weight_floor) if weight_loss else None
+    localization, tile = localization_losses(outputs.heat_logits, mask, settings.focal_gamma)
+    weights = pixel_weights(outputs.heat_logits, height, width, settings.weight_floor) if weight_loss else None
     full = functional.interpolate(outputs.refined.float(), size=(height, width), mode="bilinear", align_corners=False)
-    refined = segmentation_loss(full, mask, weights, settings.dice)
+    refined = segmentation_loss(full, mask, weights, settings)
     initial = refined.new_zeros(())
     if outputs.initial is not outputs.refined:
         coarse = None if weights is None else functional.avg_pool2d(weights.unsqueeze(1), 2).squeeze(1)
-        initial = segmentation_loss(outputs.initial, mask[:, ::2, ::2], coarse, settings.dice)
+        initial = segmentation_loss(outputs.initial, mask[:, ::2, ::2], coarse, settings)
+    return _sum(localization, tile, refined, initial, settings)
+
+
+def stage1_loss(heat_logits: Tensor, mask: Tensor, settings: LossSettings) -> LossTerms:
+    """The terms of stage 1 alone, for a recipe that gives the segmentation no weight."""
+    localization, tile = localization_losses(heat_logits, mask, settings.focal_gamma)
+    nothing = tile.new_zeros(())
+    return _sum(localization, tile, nothing, nothing, settings)
+
+
+def _sum(localization: Tensor, tile: Tensor, refined: Tensor, initial: Tensor, settings: LossSettings) -> LossTerms:
     total = (
         settings.localization * localization
         + settings.tile * tile

@@ -23,10 +23,11 @@ from lpcnet_edge.network.checkpoint import Checkpoint, load_checkpoint, run_dige
 from lpcnet_edge.network.config import NetworkConfig, preset
 from lpcnet_edge.network.feed import Batch, Feed, prefetched
 from lpcnet_edge.network.inference import FloatNetwork
-from lpcnet_edge.network.losses import LossTerms, lpc_loss
-from lpcnet_edge.network.model import LpcNet, normalise
+from lpcnet_edge.network.losses import LossTerms, lpc_loss, stage1_loss
+from lpcnet_edge.network.model import LpcNet, Outputs, normalise
 from lpcnet_edge.network.precision import autocast_dtype
 from lpcnet_edge.network.recipe import Recipe
+from lpcnet_edge.network.transfer import adopt_weights
 from lpcnet_edge.network.validation import validate
 from lpcnet_edge.types import Dataset
 
@@ -55,11 +56,14 @@ class TrainSummary:
 class _Run:
     """Model, optimiser and averaged weights of one training."""
 
-    def __init__(self, config: NetworkConfig, recipe: Recipe) -> None:
+    def __init__(self, config: NetworkConfig, recipe: Recipe, start: FloatNetwork | None) -> None:
         self.recipe = recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
-        self.network = LpcNet(config).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = LpcNet(config)
+        if start is not None:
+            adopt_weights(network, start.network)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         flat = [p for p in self.network.parameters() if p.ndim <= 1]
         deep = [p for p in self.network.parameters() if p.ndim > 1]
@@ -82,8 +86,14 @@ class _Run:
             group["lr"] = self.rate(step)
         x = normalise(pixels).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            outputs = self.network(x)
-        terms = lpc_loss(outputs, mask.long(), self.recipe.loss, weight_loss=self.recipe.weight_loss)
+            heat_logits, embedding = self.network.localization(x)
+            if not self.recipe.loss.stage1_only:
+                logits = self.network.confidence(x, embedding)
+        if self.recipe.loss.stage1_only:
+            terms = stage1_loss(heat_logits, mask.long(), self.recipe.loss)
+        else:
+            outputs = Outputs(heat_logits, embedding, *logits)
+            terms = lpc_loss(outputs, mask.long(), self.recipe.loss, weight_loss=self.recipe.weight_loss)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimiser)
@@ -130,6 +140,7 @@ def train(
     resume: bool = False,
     validation: Dataset | None = None,
     progress: TrainProgress | None = None,
+    start: FloatNetwork | None = None,
     notes: dict[str, Any] | None = None,
 ) -> TrainSummary:
     """Train a network on every entry of ``dataset``.
@@ -143,6 +154,9 @@ def train(
     ----------
     validation
         Evaluated every ``recipe.validate_every`` steps, for the curves; it never chooses what is kept.
+    start
+        A trained network to begin with instead of random weights, as
+        :func:`~lpcnet_edge.network.transfer.adopt_weights` takes it over.
     notes
         What the card should say besides (folds, the source of the data).
 
@@ -162,11 +176,11 @@ def train(
         weight_loss=recipe.weight_loss,
         refine_pixels=recipe.refine_pixels,
     )
-    digest = run_digest(config, recipe, dataset)
+    digest = run_digest(config, recipe, dataset, start.network.state_dict() if start else None)
     path = out_dir / "checkpoint.pt"
     if path.exists() and not resume:
         raise UsageError(f"{out_dir} holds a run already", mend="add --resume to go on with it, or use another folder")
-    run = _Run(config, recipe)
+    run = _Run(config, recipe, start)
     rows: list[dict[str, float]] = []
     first, spent = 0, 0.0
     if resume and path.exists():

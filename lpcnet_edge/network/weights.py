@@ -22,6 +22,7 @@ from lpcnet_edge.network.model import LpcNet
 
 FORMAT = "lpcnet-edge/1"
 _TRACKED = "num_batches_tracked"
+_ABOUT = "lpcnet_edge"
 
 
 def shipped_names() -> list[str]:
@@ -52,8 +53,9 @@ def save_weights(path: Path, config: NetworkConfig, state: dict[str, Tensor], ti
         for name, value in state.items()
         if not name.endswith(_TRACKED)
     }
-    metadata = {"format": FORMAT, "config": json.dumps(to_mapping(config)), "tile_px": str(tile_px)}
-    data = save(tensors, metadata)
+    # One key, since safetensors writes several in any order, and the same weights should be the same bytes.
+    about = {"format": FORMAT, "config": to_mapping(config), "tile_px": tile_px}
+    data = save(tensors, {_ABOUT: json.dumps(about, sort_keys=True)})
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -96,19 +98,21 @@ def load_network(name_or_path: str | Path, device: str = "cpu") -> FloatNetwork:
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as handle:
-            metadata = dict(handle.metadata() or {})
+            header = dict(handle.metadata() or {})
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as exc:
         raise BadWeights(f"{path}: not a safetensors file ({exc})", mend="copy or download the file again") from exc
-    if metadata.get("format") != FORMAT:
+    try:
+        about = json.loads(header[_ABOUT])
+        found = about["format"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        about, found = {}, "missing"
+    if found != FORMAT:
         raise BadWeights(
-            f"{path}: format is {metadata.get('format', 'missing')!r}, this version reads {FORMAT!r}",
+            f"{path}: format is {found!r}, this version reads {FORMAT!r}",
             mend="use weights written by lpcnet-edge train",
         )
-    try:
-        return {**metadata, "config": json.loads(metadata["config"])}, state
-    except (KeyError, json.JSONDecodeError) as exc:
-        raise BadWeights(f"{path}: its header holds no readable configuration", mend="copy the file again") from exc
+    return about, state
 
 
 def _read_pt(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

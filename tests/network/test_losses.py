@@ -14,6 +14,7 @@ from lpcnet_edge.network.losses import (
     lpc_loss,
     pixel_weights,
     segmentation_loss,
+    stage1_loss,
 )
 from lpcnet_edge.network.model import Outputs
 
@@ -64,7 +65,29 @@ def test_segmentation_loss_weights_pixels() -> None:
     mask = torch.zeros(1, 4, 4, dtype=torch.long)
     weights = torch.zeros(1, 4, 4)
     weights[0, 0, 0] = 16.0
-    assert segmentation_loss(logits, mask, weights, 0.0).item() == pytest.approx(np.log(2), rel=1e-6)
+    assert segmentation_loss(logits, mask, weights, LossSettings(dice=0.0)).item() == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_defect_weight_shifts_the_mean_to_defects() -> None:
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 1, 0, 0] = 2.0
+    mask = torch.tensor([[[1, 0], [0, 0]]])
+    cross = -torch.log_softmax(logits, 1).gather(1, mask[:, None])[0, 0]
+    expected = (3 * cross[0, 0] + cross[0, 1] + cross[1, 0] + cross[1, 1]) / 6
+    found = segmentation_loss(logits, mask, None, LossSettings(dice=0.0, defect_weight=3.0))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_stage1_alone_has_the_same_terms() -> None:
+    generator = torch.Generator().manual_seed(4)
+    heat = torch.randn(2, 1, 2, 2, generator=generator)
+    mask = torch.randint(0, 2, (2, 32, 32), generator=generator)
+    logits = torch.randn(2, 2, 16, 16, generator=generator)
+    whole = lpc_loss(Outputs(heat, torch.empty(0), logits, logits), mask, LossSettings(), weight_loss=True)
+    alone = stage1_loss(heat, mask, LossSettings(segmentation=0, initial=0))
+    assert alone.localization == whole.localization
+    assert alone.tile == whole.tile
+    assert alone.total.item() == pytest.approx((alone.localization + 0.2 * alone.tile).item())
 
 
 @pytest.mark.parametrize("same", [True, False])

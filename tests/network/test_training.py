@@ -13,10 +13,14 @@ import torch
 import yaml
 
 from lpcnet_edge.config import from_mapping
-from lpcnet_edge.errors import BadArtifact, BadConfig, BadData, StaleCheckpoint, UsageError
+from lpcnet_edge.errors import BadArtifact, BadConfig, BadData, BadWeights, StaleCheckpoint, UsageError
+from lpcnet_edge.network.config import preset
 from lpcnet_edge.network.feed import Feed, prefetched
+from lpcnet_edge.network.losses import LossSettings
+from lpcnet_edge.network.model import LpcNet
 from lpcnet_edge.network.recipe import Recipe, Sampling, load_recipe, recipe_names
 from lpcnet_edge.network.training import train
+from lpcnet_edge.network.transfer import adopt_weights
 from lpcnet_edge.network.weights import load_network
 from lpcnet_edge.types import Dataset
 
@@ -105,10 +109,47 @@ def test_what_a_run_leaves(squares: Dataset, tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss(squares: Dataset, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, steps=60, learning_rate=3e-3)
+    recipe = dataclasses.replace(RECIPE, steps=40, learning_rate=4e-3)
     summary = train(squares, recipe, tmp_path / "run")
     first = float((tmp_path / "run" / "metrics.csv").read_text().splitlines()[1].split(",")[1])
     assert summary.figures["loss"] < 0.7 * first
+
+
+def test_stage1_can_be_trained_alone(squares: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, loss=LossSettings(segmentation=0, initial=0))
+    train(squares, recipe, tmp_path)
+    fresh = train(squares, dataclasses.replace(recipe, steps=1, learning_rate=0.0), tmp_path / "fresh")
+    assert fresh.weights is not None
+    trained, untrained = averaged(tmp_path), averaged(tmp_path / "fresh")
+    changed = {name for name in trained if name.endswith("weight") and not torch.equal(trained[name], untrained[name])}
+    assert any(name.startswith("localization.") for name in changed)
+    # Stage 2 saw no batch; only weight decay may have moved it.
+    assert torch.equal(trained["confidence.encoder.stem.norm.running_mean"], torch.zeros(32))
+
+
+def test_a_run_can_start_from_another_networks_weights(squares: Dataset, tmp_path: Path) -> None:
+    first = train(squares, RECIPE, tmp_path / "first")
+    assert first.weights is not None
+    start = load_network(first.weights)
+    still = dataclasses.replace(RECIPE, steps=1, learning_rate=0.0, ema_decay=0.0)
+    train(squares, still, tmp_path / "second", start=start)
+    expected, found = averaged(tmp_path / "first"), averaged(tmp_path / "second")
+    assert all(torch.equal(expected[n], found[n]) for n in expected if n.endswith("weight"))
+    with pytest.raises(StaleCheckpoint):
+        train(squares, still, tmp_path / "second", resume=True)  # without its start it is another run
+
+
+def test_weights_cross_between_grey_and_colour_and_other_classes() -> None:
+    colour = LpcNet(preset("edge", ("background", "a"), 3)).eval()
+    grey = LpcNet(preset("edge", ("background", "b", "c"), 1)).eval()
+    adopt_weights(grey, colour)
+    tile = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        expected, _ = colour.localization(tile.expand(-1, 3, -1, -1))
+        found, _ = grey.localization(tile)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(BadWeights, match="different sizes"):
+        adopt_weights(LpcNet(preset("large", ("background", "a"), 3)), colour)
 
 
 def test_a_run_is_not_overwritten(squares: Dataset, tmp_path: Path) -> None:
@@ -133,7 +174,7 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
         load_recipe("nothing")
     path = tmp_path / "r.yaml"
     path.write_text("steps: 10\nsampling:\n  bach: 4\n")
-    with pytest.raises(BadConfig, match="bach.*batch"):
+    with pytest.raises(BadConfig, match=r"bach.*batch"):
         load_recipe(path)
     path.write_text("tile_px: 250\n")
     with pytest.raises(BadConfig, match="250"):

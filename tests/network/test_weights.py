@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def _nan(path: Path) -> None:
 
 
 def _config(path: Path) -> None:
-    save_file(load_file(path), path, {"format": "lpcnet-edge/1", "tile_px": "64", "config": '{"classes": ["a"]}'})
+    about = {"format": "lpcnet-edge/1", "tile_px": 64, "config": {"classes": ["a"]}}
+    save_file(load_file(path), path, {"lpcnet_edge": json.dumps(about)})
 
 
 def _rewrite(path: Path, change: Any) -> None:

@@ -1,0 +1,105 @@
+"""How many free images stage 1 clears when no defective part is missed, out of fold over all folds.
+
+    python benchmarks/accuracy/gate.py --data DIR [--out runs/gate] [--steps 1500] [--json]
+
+For each fold, stage 1 is trained alone on the others with the recipe ``magnetic-tile`` (stage 2's loss has no weight,
+so it is not computed), then scores the fold. The scores of all folds are pooled: every image is judged by a network
+that has not seen its part. Resumable: run it again after an interruption. A record a fold is written to ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lpcnet_edge.cli.console import TrainingDisplay
+from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
+from lpcnet_edge.errors import LpcnetError
+from lpcnet_edge.files import write_atomically
+from lpcnet_edge.imaging import resize_image
+from lpcnet_edge.metrics import gate_by_image, gate_by_part
+from lpcnet_edge.network.recipe import load_recipe
+from lpcnet_edge.network.training import train
+from lpcnet_edge.network.weights import load_network
+from lpcnet_edge.types import Dataset
+
+
+def score_fold(data: Dataset, fold: str, out: Path, steps: int) -> list[dict[str, object]]:
+    """Scores of a fold's images by a stage 1 trained without that fold; from the record if there is one."""
+    record = out / f"fold-{fold}.json"
+    if record.exists():
+        found: list[dict[str, object]] = json.loads(record.read_text())
+        return found
+    base = load_recipe("magnetic-tile")
+    recipe = replace(base, steps=steps, loss=replace(base.loss, segmentation=0.0, initial=0.0))
+    run = out / f"fold-{fold}"
+    with TrainingDisplay() as display:
+        summary = train(without_fold(data, {fold}), recipe, run, resume=True, progress=display)
+    if summary.weights is None:
+        raise KeyboardInterrupt
+    network, held_out = load_network(summary.weights), with_fold(data, {fold})
+    rows: list[dict[str, object]] = []
+    for index, entry in enumerate(held_out.entries):
+        sample = held_out.read(index)
+        tile = resize_image(sample.image, network.tile_px, network.tile_px)
+        name = held_out.classes[entry.label] if entry.label else "free"
+        score = float(network.predict(tile[None]).score[0])
+        rows.append(
+            {"part": entry.part, "class": name, "defective": bool(sample.mask.any()), "score": score, "fold": fold}
+        )
+    write_atomically(record, json.dumps(rows))
+    return rows
+
+
+def summarise(rows: list[dict[str, object]]) -> dict[str, object]:
+    """Free images cleared, and what holds the gate back, by part and by image."""
+    scores = np.array([row["score"] for row in rows], dtype=np.float64)
+    defective = np.array([row["defective"] for row in rows], dtype=bool)
+    parts = [str(row["part"]) for row in rows]
+    by_part, by_image = gate_by_part(scores, parts, defective), gate_by_image(scores, defective)
+    weakest = [{key: rows[int(index)][key] for key in ("part", "class", "fold")} for index in by_part.weakest[:3]]
+    return {
+        "images": len(rows),
+        "free_images": int(by_part.free_images),
+        "defective_parts": len({part for part, bad in zip(parts, defective, strict=True) if bad}),
+        "cleared_no_part_missed": round(100 * float(by_part.cleared[0]), 2),
+        "cleared_one_part_missed": round(100 * float(by_part.cleared[1]), 2),
+        "cleared_no_image_missed": round(100 * float(by_image.cleared[0]), 2),
+        "threshold": float(by_part.threshold[0]),
+        "weakest_parts": weakest,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/gate"))
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    try:
+        data = open_dataset(args.data)
+        folds = sorted({entry.strata["fold"] for entry in data.entries})
+        rows = [row for fold in folds for row in score_fold(data, fold, args.out, args.steps)]
+    except LpcnetError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    found = summarise(rows)
+    if args.json:
+        print(json.dumps(found))
+    else:
+        for name, value in found.items():
+            print(f"{name:<28}{value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""``lpcnet-edge doctor``: what this machine can run, and the mend for each thing missing.
+
+Libraries are looked up by their installed metadata and not imported, so the answer takes a moment and loads nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lpcnet_edge.check import machine
+from lpcnet_edge.errors import MissingLibrary
+
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+_CUDA_ERRORS = {
+    34: "the driver is a stub, without a device behind it",
+    100: "no CUDA device",
+    803: "kernel driver and driver library are of different versions, reboot",
+    999: "unknown error, often a driver update without a reboot",
+}
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that this toolkit can use: where to look for it, what for, and how to get it."""
+
+    name: str
+    distributions: tuple[str, ...]
+    module: str
+    purpose: str
+    mend: str
+
+
+_HERE = "(in the repository)"
+_JETPACK_MEND = "sudo apt-get install nvidia-jetpack, and an environment with --system-site-packages"
+LIBRARIES = (
+    Library("openvino", ("openvino",), "openvino", "engines on a CPU", "pip install openvino"),
+    Library("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "onnxruntime", "engines on a CPU, reference runs",
+            "pip install onnxruntime"),
+    Library("torch", ("torch",), "torch", "training, the float network", f"pip install -e '.[train]' {_HERE}"),
+    Library("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt", "engines on an NVIDIA GPU",
+            f"pip install -e '.[tensorrt]' {_HERE}"),
+    Library("tensorrt_rtx", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "tensorrt_rtx",
+            "engines on a GeForce or RTX card", f"pip install -e '.[tensorrt-rtx]' {_HERE}"),
+    Library("cuda_bindings", ("cuda-bindings",), "cuda.bindings", "CUDA from Python", "pip install cuda-bindings"),
+    Library("pycuda", ("pycuda",), "pycuda", "CUDA from Python, where cuda-bindings does not serve",
+            "pip install pycuda (builds from source, needs the CUDA toolkit)"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """One GPU: its name and compute capability, as in ``8.9``."""
+
+    name: str
+    compute_capability: str
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """The CUDA driver: the version it offers, or the error that it gave, and its devices."""
+
+    driver_version: str | None
+    cuda_version: str | None
+    devices: tuple[CudaDevice, ...]
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``value`` None means missing; a mend may also stand beside a value to improve."""
+
+    topic: str
+    name: str
+    value: str | None
+    mend: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What doctor found. Sizes in MB (2^20 bytes), CPUs in cores; None where there is nothing or no limit."""
+
+    os: str
+    architecture: str
+    python: str
+    cpu: str
+    instruction_sets: tuple[str, ...]
+    cpus: int
+    cpus_allowed: int | None
+    cgroup_cpus: float | None
+    memory_mb: int | None
+    cgroup_memory_mb: int | None
+    governor: str | None
+    jetson: machine.Jetson | None
+    cuda: Cuda
+    libraries: dict[str, str | None]
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Libraries that could run an engine here: on the CPU if installed, on a GPU if that is there as well."""
+        needs_gpu = {"tensorrt": (0, 0), "tensorrt_rtx": (7, 5)}
+        best = max((tuple(map(int, d.compute_capability.split("."))) for d in self.cuda.devices), default=None)
+        return tuple(
+            name
+            for name in ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
+            if self.libraries[name] and (name not in needs_gpu or (best is not None and best >= needs_gpu[name]))
+        )
+
+    def findings(self) -> list[Finding]:
+        """The report line by line, each missing thing with its mend."""
+        return [*self._machine_findings(), *self._gpu_findings(), *self._library_findings()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        mends = {finding.name: finding.mend for finding in self.findings() if finding.mend}
+        return {**asdict(self), "engines": self.engines, "mends": mends}
+
+    def _machine_findings(self) -> list[Finding]:
+        limits = [f"{self.cpus_allowed} allowed" if self.cpus_allowed not in (None, self.cpus) else ""]
+        limits.append(f"{self.cgroup_cpus:g} by control group" if self.cgroup_cpus else "")
+        cpus = ", ".join([str(self.cpus), *filter(None, limits)])
+        memory = f"{self.memory_mb} MB" if self.memory_mb else None
+        if self.cgroup_memory_mb:
+            memory = f"{memory or 'unknown'}, {self.cgroup_memory_mb} MB by control group"
+        slow = self.governor in ("powersave", "ondemand", "conservative", "schedutil")
+        governor_mend = "sudo cpupower frequency-set -g performance (steadier latencies)" if slow else None
+        found = [
+            Finding("machine", "os", self.os),
+            Finding("machine", "python", f"{self.python}, {self.architecture}"),
+            Finding("machine", "cpu", self.cpu),
+            Finding("machine", "instruction_sets", " ".join(self.instruction_sets) or None),
+            Finding("machine", "cpus", cpus),
+            Finding("machine", "memory", memory),
+            Finding("machine", "governor", self.governor or "fixed by the machine", governor_mend),
+        ]
+        if self.jetson:
+            mode_mend = None
+            if not (self.jetson.power_mode or "").startswith("MAXN"):
+                mode_mend = "sudo nvpmodel -m 0 && sudo jetson_clocks (sudo nvpmodel -q shows the mode)"
+            found += [
+                Finding("machine", "jetson", self.jetson.model or "unknown model"),
+                Finding("machine", "jetson_linux", self.jetson.l4t),
+                Finding("machine", "jetpack", self.jetson.jetpack, None if self.jetson.jetpack else _JETPACK_MEND),
+                Finding("machine", "power_mode", self.jetson.power_mode, mode_mend),
+            ]
+        return found
+
+    def _gpu_findings(self) -> list[Finding]:
+        cuda = self.cuda
+        mend = "with an NVIDIA card: sudo apt-get install nvidia-driver (Debian non-free), then reboot"
+        if self.jetson:
+            mend = _JETPACK_MEND
+        found = [
+            Finding("gpu", "nvidia_driver", cuda.driver_version, None if cuda.driver_version else mend),
+            Finding("gpu", "cuda_driver", cuda.cuda_version, mend if cuda.error else None, cuda.error),
+        ]
+        found += [
+            Finding("gpu", f"gpu_{i}", f"{d.name}, SM {d.compute_capability}") for i, d in enumerate(cuda.devices)
+        ]
+        return found
+
+    def _library_findings(self) -> list[Finding]:
+        found = []
+        for library in LIBRARIES:
+            version = self.libraries[library.name]
+            mend = _JETPACK_MEND if self.jetson and library.name == "tensorrt" else library.mend
+            found.append(Finding(library.purpose, library.name, version, None if version else mend))
+        return found
+
+
+def examine(
+    root: Path = machine.ROOT,
+    run: Callable[[Sequence[str]], str | None] = machine.run_command,
+    version_of: Callable[[Library], str | None] | None = None,
+    load: Callable[[str], Any] = ctypes.CDLL,
+) -> Report:
+    """Look at the machine: its files below ``root``, its commands, installed packages and shared libraries."""
+    find_version = version_of or installed_version
+    is_jetson = machine.jetson(root) is not None
+    jetpack_query = ("dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack")
+    jetpack_package, nvpmodel = (run(jetpack_query), run(("nvpmodel", "-q"))) if is_jetson else (None, None)
+    return Report(
+        os=machine.os_name(root),
+        architecture=platform.machine(),
+        python=platform.python_version(),
+        cpu=machine.cpu_model(root),
+        instruction_sets=machine.instruction_sets(root),
+        cpus=machine.cpu_count(root),
+        cpus_allowed=machine.affinity_count(root),
+        cgroup_cpus=machine.cgroup_cpus(root),
+        memory_mb=machine.memory_mb(root),
+        cgroup_memory_mb=machine.cgroup_memory_mb(root),
+        governor=machine.governor(root),
+        jetson=machine.jetson(root, jetpack_package, nvpmodel),
+        cuda=cuda_driver(machine.nvidia_driver(root), load),
+        libraries={library.name: find_version(library) for library in LIBRARIES},
+    )
+
+
+def require_an_engine(report: Report) -> None:
+    """Raise ``MissingLibrary`` unless some engine could run on this machine."""
+    if not report.engines:
+        raise MissingLibrary("nothing that could run an engine is here", mend="pip install openvino onnxruntime")
+
+
+def installed_version(library: Library) -> str | None:
+    """Version of an installed library, or None; its module must be there too, and is not imported."""
+    try:
+        if importlib.util.find_spec(library.module.partition(".")[0]) is None:
+            return None
+    except (ImportError, ValueError):
+        return None
+    for distribution in library.distributions:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def cuda_driver(driver_version: str | None, load: Callable[[str], Any] = ctypes.CDLL) -> Cuda:
+    """Ask the driver library, through its C interface, for its version and devices."""
+    try:
+        lib = load("libcuda.so.1")
+    except OSError:
+        return Cuda(driver_version, None, (), "libcuda.so.1 is not there")
+    status = lib.cuInit(0)
+    if status != 0:
+        reason = _CUDA_ERRORS.get(status, "see CUresult in the CUDA driver's documentation")
+        return Cuda(driver_version, None, (), f"cuInit gave error {status}: {reason}")
+    number = ctypes.c_int()
+    lib.cuDriverGetVersion(ctypes.byref(number))
+    version = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    lib.cuDeviceGetCount(ctypes.byref(number))
+    devices = tuple(_cuda_device(lib, index) for index in range(number.value))
+    return Cuda(driver_version, version, devices, None if devices else "the driver sees no device")
+
+
+def _cuda_device(lib: Any, index: int) -> CudaDevice:
+    name = ctypes.create_string_buffer(256)
+    lib.cuDeviceGetName(name, len(name), index)
+    capability = []
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+        value = ctypes.c_int()
+        lib.cuDeviceGetAttribute(ctypes.byref(value), attribute, index)
+        capability.append(str(value.value))
+    return CudaDevice(name.value.decode(errors="replace"), ".".join(capability))

@@ -1,0 +1,114 @@
+"""The command's entrance: the verbs, and what each kind of ending prints and returns."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from lpcnet_edge.backends.quiet import silence_libraries
+from lpcnet_edge.cli import doctor, judge, make, train
+from lpcnet_edge.cli.console import EXIT_INTERRUPTED
+from lpcnet_edge.errors import BadInput, LpcnetError, MissingLibrary, UsageError
+
+EXIT_INTERNAL = 70
+EXIT_BROKEN_PIPE = 141
+
+_EPILOG = """\
+exit codes: 0 done, 1 a check failed, 2 wrong use, 3 bad input or artifact, 4 missing device or library,
+            70 internal error (LPCNET_DEBUG=1 shows where), 130 interrupted
+"""
+
+# A module that may be absent -> how to get it, from the folder of the repository.
+_MENDS = {
+    "torch": "pip install -e '.[train]'",
+    "matplotlib": "pip install -e '.[train]'",
+    "tensorrt": "pip install -e '.[tensorrt]'",
+    "tensorrt_rtx": "pip install -e '.[tensorrt-rtx]'",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are errors of ours, printed in one place."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, mend=f"{self.prog} --help")
+
+
+class _Version(argparse.Action):
+    """``--version``, looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"lpcnet-edge {version('lpcnet-edge')}")
+        parser.exit()
+
+
+def make_parser() -> Parser:
+    """The parser of the whole command; ``args.run`` is the chosen verb's function."""
+    parser = Parser(
+        prog="lpcnet-edge",
+        description="Surface-defect segmentation for factory inspection.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for module in (train, judge, make, doctor):
+        module.add_verbs(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (``sys.argv`` by default) and return its exit code."""
+    silence_libraries()
+    try:
+        args = make_parser().parse_args(argv)
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has gone; nothing may be written to them again, not even when Python shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except Exception as exc:
+        if os.environ.get("LPCNET_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+        return _report(exc)
+
+
+def _report(exc: Exception) -> int:
+    """Print an error as the user should read it; returns the exit code."""
+    message, mend, code = _explain(exc)
+    print(f"error: {message}", file=sys.stderr)
+    if mend:
+        print(f"mend: {mend}", file=sys.stderr)
+    return code
+
+
+def _explain(exc: Any) -> tuple[str, str | None, int]:
+    """Problem, mend and exit code of any exception."""
+    if isinstance(exc, LpcnetError):
+        return exc.message, exc.mend, exc.exit_code
+    if isinstance(exc, ImportError) and not (exc.name or "").startswith("lpcnet_edge"):
+        library = (exc.name or "").partition(".")[0]
+        mend = f"{_MENDS.get(library, 'pip install -e .')} (in the repository)"
+        return f"a library is missing or broken: {exc}", mend, MissingLibrary.exit_code
+    if isinstance(exc, OSError):
+        message = f"{exc.filename or 'reading or writing'}: {exc.strerror or exc}"
+        return message, "check the path, its permissions and the disk", BadInput.exit_code
+    text = " ".join(str(exc).split()) or "no message"
+    return (
+        f"internal error: {type(exc).__name__}: {text}",
+        "LPCNET_DEBUG=1 shows where; please report it",
+        EXIT_INTERNAL,
+    )

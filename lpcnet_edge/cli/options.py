@@ -1,0 +1,55 @@
+"""Options that several verbs share, and what they open."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lpcnet_edge.decision import Rules
+    from lpcnet_edge.types import Dataset
+
+
+def add_dataset_options(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
+    """Add the dataset and how to read it."""
+    text = "a dataset's folder, a COCO .json, or carbon-fabric:count=64,seed=7 (docs/data.md)"
+    if positional:
+        parser.add_argument("data", metavar="DATA", help=text)
+    else:
+        parser.add_argument("--data", required=True, metavar="DATA", help=text)
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="read images as grey (1) or colour (3)")
+    parser.add_argument("--images-root", metavar="DIR", help="COCO: where the images are")
+    parser.add_argument("--parts", metavar="REGEX", help="COCO: finds the physical part in an image's name")
+    parser.add_argument("--empty-masks", choices=("keep", "drop"), help="Magnetic Tile: defective images with no mask")
+    parser.add_argument(
+        "--grouping", choices=("index", "numbers"), help="Magnetic Tile: where parts and folds come from"
+    )
+
+
+def open_data(args: argparse.Namespace, folds: list[str] | None = None) -> Dataset:
+    """The dataset that the options name, or those of its entries that are in ``folds``."""
+    from lpcnet_edge.datasets import open_dataset, with_fold
+
+    dataset = open_dataset(
+        args.data,
+        channels=args.channels,
+        images_root=args.images_root,
+        parts=args.parts,
+        empty_masks=args.empty_masks,
+        grouping=args.grouping,
+    )
+    return with_fold(dataset, set(folds)) if folds else dataset
+
+
+def add_rules_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--rules``."""
+    parser.add_argument("--rules", type=Path, metavar="YAML", help="verdict rules; by default any defect pixel rejects")
+
+
+def open_rules(args: argparse.Namespace) -> Rules | None:
+    """The verdict rules that the options name, if any."""
+    from lpcnet_edge.config import load_config
+    from lpcnet_edge.decision import Rules
+
+    return load_config(args.rules, Rules) if args.rules else None

@@ -1,0 +1,114 @@
+"""``train`` and ``show``: making a network, and what one costs."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lpcnet_edge.cli.console import EXIT_INTERRUPTED, TrainingDisplay, add_json_option, print_json
+from lpcnet_edge.cli.options import add_dataset_options, open_data
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this module's verbs to the command."""
+    parser = verbs.add_parser("train", help="train a network on a dataset; a killed run goes on with --resume")
+    add_dataset_options(parser)
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME", help="a packaged recipe, or the path of a .yaml file"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where weights, card and curves go")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--exclude-fold", nargs="+", default=[], metavar="N", help="folds to keep out of training")
+    parser.add_argument("--validate-fold", metavar="N", help="one fold to keep out and to draw the curves with")
+    parser.add_argument("--start", metavar="NAME", help="weights to begin with, such as carbon-fabric; default random")
+    parser.add_argument("--steps", type=int, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
+    add_json_option(parser)
+    parser.set_defaults(run=run_train)
+
+    parser = verbs.add_parser("show", help="what a network costs: FLOPs and parameters, block by block")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--weights", metavar="NAME", help="shipped weights, or the path of a .safetensors file")
+    source.add_argument("--preset", default="edge", metavar="NAME", help="edge (default) or large")
+    parser.add_argument("--tile", type=int, default=256, metavar="PX", help="side of a tile, default 256")
+    parser.add_argument(
+        "--classes", type=int, default=6, metavar="N", help="of a preset, with the background; default 6"
+    )
+    parser.add_argument("--channels", type=int, default=1, choices=(1, 3), help="of a preset; default 1")
+    add_json_option(parser)
+    parser.set_defaults(run=run_show)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """``lpcnet-edge train``"""
+    from lpcnet_edge.datasets import with_fold, without_fold
+    from lpcnet_edge.network.recipe import load_recipe
+    from lpcnet_edge.network.training import train
+    from lpcnet_edge.network.weights import load_network
+
+    changes = {key: getattr(args, key) for key in ("steps", "seed") if getattr(args, key) is not None}
+    recipe = replace(load_recipe(args.recipe), **changes)
+    data = open_data(args)
+    validation = with_fold(data, {args.validate_fold}) if args.validate_fold else None
+    left_out = {*args.exclude_fold, *filter(None, [args.validate_fold])}
+    notes: dict[str, object] = {
+        "data": Path(args.data).name,
+        "recipe": Path(args.recipe).name,
+        "excluded_folds": sorted(left_out),
+    }
+    if args.start:
+        notes["start"] = Path(args.start).name
+    with TrainingDisplay() as display:
+        summary = train(
+            without_fold(data, left_out) if left_out else data,
+            recipe,
+            args.out,
+            resume=args.resume,
+            validation=validation,
+            progress=display,
+            start=load_network(args.start) if args.start else None,
+            notes=notes,
+        )
+    if args.json:
+        weights = None if summary.weights is None else str(summary.weights)
+        figures = {"steps": summary.steps, "seconds": summary.seconds, "figures": summary.figures}
+        print_json({"out_dir": str(summary.out_dir), "weights": weights, **figures})
+    elif summary.weights is None:
+        print(f"stopped at step {summary.steps} of {recipe.steps}; go on with --resume")
+    else:
+        print(f"{summary.weights}: {summary.steps} steps in {summary.seconds:.0f} s")
+    return EXIT_INTERRUPTED if summary.weights is None else 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """``lpcnet-edge show``"""
+    from lpcnet_edge.network.config import preset
+    from lpcnet_edge.network.cost import network_cost
+
+    if args.weights:
+        from lpcnet_edge.network.weights import load_network
+
+        config = load_network(args.weights).network.config
+    else:
+        names = ("background", *(f"class_{index}" for index in range(1, args.classes)))
+        config = preset(args.preset, names, args.channels)
+    cost = network_cost(config, args.tile)
+    stages = {
+        stage: {"flops": cost.flops(stage), "parameters": cost.parameters(stage)} for stage in ("stage1", "stage2")
+    }
+    total = {"flops": cost.flops(), "parameters": cost.parameters()}
+    if args.json:
+        from lpcnet_edge.config import to_mapping
+
+        blocks = [to_mapping(block) for block in cost.blocks]
+        print_json({"network": to_mapping(config), "tile_px": cost.tile_px, **stages, "total": total, "blocks": blocks})
+        return 0
+    print(f"{'block':<34}{'output':>16}{'MFLOP':>10}{'parameters':>12}")
+    for block in cost.blocks:
+        shape = " x ".join(map(str, block.shape))
+        print(f"{block.name:<34}{shape:>16}{block.flops / 1e6:>10.2f}{block.parameters:>12,}")
+    for name, row in {**stages, "total": total}.items():
+        print(f"{name:<34}{'':>16}{row['flops'] / 1e6:>10.2f}{row['parameters']:>12,}")
+    return 0

@@ -1,0 +1,290 @@
+"""The command line as its users meet it: help, endings, JSON, and what importing it costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpcnet_edge.cli import console, doctor, judge, main
+from lpcnet_edge.cli.command import make_parser
+from lpcnet_edge.errors import BadData, CheckFailed, MissingDevice, MissingLibrary, UsageError
+
+ROOT = Path(__file__).parents[1]
+VERBS = ("train", "show", "check", "predict", "gallery", "data", "generate", "doctor")
+HEAVY = ("numpy", "cv2", "torch", "yaml", "rich", "onnx", "openvino", "onnxruntime", "importlib.metadata")
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a snippet in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+def run_without(module: str, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run the command where a module cannot be imported."""
+    return run_python(
+        f"import sys; sys.modules[{module!r}] = None; from lpcnet_edge.cli import main; sys.exit(main({list(argv)!r}))"
+    )
+
+
+@pytest.fixture
+def frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """Four generated frames, as the generate verb writes them."""
+    out = tmp_path / "frames"
+    assert main(["generate", "carbon-fabric", "--out", str(out), "--count", "4", "--size", "128"]) == 0
+    capsys.readouterr()
+    return out
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """An untrained network for the fabric's classes."""
+    from lpcnet_edge.datasets.fabric_plan import CLASSES
+    from lpcnet_edge.network.config import preset
+    from lpcnet_edge.network.model import LpcNet
+    from lpcnet_edge.network.weights import save_weights
+
+    config = preset("edge", CLASSES, 3)
+    path = tmp_path / "untrained.safetensors"
+    save_weights(path, config, LpcNet(config).state_dict(), 128)
+    return path
+
+
+def test_importing_the_command_loads_nothing_heavy() -> None:
+    done = run_python(
+        "import sys; from lpcnet_edge.cli.command import make_parser; make_parser().format_help();"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_help_has_one_line_for_each_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = make_parser().format_help()
+    listed = re.findall(r"^    (\w+)  +\S.*$", text, re.MULTILINE)
+    assert tuple(listed) == VERBS
+    body = text.partition("  VERB\n")[2].partition("\n\n")[0]
+    assert len(body.splitlines()) == len(VERBS), "a verb's line is wrapped"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main([verb, "--help"])
+    assert ending.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["--version"])
+    assert ending.value.code == 0
+    assert capsys.readouterr().out == f"lpcnet-edge {version('lpcnet-edge')}\n"
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/json.md"])
+def test_documents_name_every_verb(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert [verb for verb in VERBS if f"`{verb}`" not in text] == []
+
+
+def test_readme_documents_every_exit_code() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert documented == {0, 1, 2, 3, 4, 70, 130, 141}
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        ([], 2),
+        (["chek"], 2),
+        (["check"], 2),
+        (["check", "--weights", "x", "--data", "y", "--batch", "many"], 2),
+        (["show", "--preset", "edg"], 2),
+        (["show", "--tile", "100"], 2),
+        (["generate", "carbon-fabric", "--out", "x", "--size", "big"], 2),
+        (["generate", "carbon-fabric", "--out", ".", "--count", "1"], 2),
+        (["data", "no-such-folder"], 3),
+        (["check", "--weights", "no-such-weights", "--data", "carbon-fabric:count=1"], 3),
+        (["predict", "--weights", "x", "--rules", "no-such.yaml", "y"], 3),
+        (["train", "--data", "carbon-fabric:count=1", "--recipe", "no-such.yaml", "--out", "x"], 3),
+    ],
+)
+def test_wrong_use_and_bad_input(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"error: .+\nmend: .+\n", captured.err)
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "show", "predict"])
+def test_missing_torch(verb: str) -> None:
+    weights = ["--weights", "carbon-fabric"]
+    argv = {
+        "train": ["train", "--data", "carbon-fabric:count=1", "--recipe", "carbon-fabric", "--out", "x"],
+        "check": ["check", *weights, "--data", "carbon-fabric:count=1"],
+        "show": ["show"],
+        "predict": ["predict", *weights, "."],
+    }[verb]
+    done = run_without("torch", argv)
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert "torch" in done.stderr
+    assert "mend: pip install -e '.[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (CheckFailed("it fell", mend="look"), 1, "error: it fell\nmend: look\n"),
+        (UsageError("no"), 2, "error: no\n"),
+        (BadData("bad", mend="mend it"), 3, "error: bad\nmend: mend it\n"),
+        (MissingLibrary("gone"), 4, "error: gone\n"),
+        (MissingDevice("gone"), 4, "error: gone\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.png"),
+            3,
+            "error: a.png: No such file or directory\nmend",
+        ),
+        (OSError(28, "No space left on device"), 3, "error: reading or writing: No space left on device\nmend"),
+        (ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt"), 4, "error: a library is missing"),
+        (ModuleNotFoundError("No module named 'lpcnet_edge.x'", name="lpcnet_edge.x"), 70, "error: internal error"),
+        (
+            ZeroDivisionError("division\nby zero"),
+            70,
+            "error: internal error: ZeroDivisionError: division by zero\nmend",
+        ),
+    ],
+)
+def test_endings(
+    error: BaseException,
+    code: int,
+    printed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(doctor, "run_doctor", fail)
+    monkeypatch.delenv("LPCNET_DEBUG", raising=False)
+    assert main(["doctor"]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(printed)
+    assert "Traceback" not in captured.err
+    if code not in (130,):
+        monkeypatch.setenv("LPCNET_DEBUG", "1")
+        assert main(["doctor"]) == code
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "lpcnet_edge.cli", "doctor", "--json"],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def run_json(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
+    """Run a verb with --json; standard output is exactly one object."""
+    assert main([*argv, "--json"]) == code
+    value = json.loads(capsys.readouterr().out)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_generate_data_and_doctor_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "frames"
+    made = run_json(["generate", "carbon-fabric", "--out", str(out), "--count", "3", "--size", "128x160"], capsys)
+    assert (made["out"], made["images"], len(made["digest"])) == (str(out), 3, 64)
+    found = run_json(["data", str(out)], capsys)
+    assert (found["images"], found["sizes_px"]["height"], found["findings"]) == (3, [128, 128], [])
+    assert set(run_json(["doctor"], capsys)) >= {"cpu", "instruction_sets", "libraries", "cuda", "engines", "mends"}
+
+
+def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = run_json(["show"], capsys)
+    assert shown["total"]["flops"] == shown["stage1"]["flops"] + shown["stage2"]["flops"]
+    assert shown["total"]["parameters"] == sum(block["parameters"] for block in shown["blocks"])
+
+
+def test_data_with_errors_ends_with_3(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    next((frames / "images").iterdir()).write_bytes(b"not an image")
+    found = run_json(["data", str(frames)], capsys, code=3)
+    assert found["findings"][0]["severity"] == "error"
+    assert main(["data", str(frames)]) == 3
+    assert "error: images/" in capsys.readouterr().out
+
+
+def test_check_and_predict(frames: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checked = run_json(["check", "--weights", str(weights), "--data", str(frames)], capsys)
+    assert 0 <= checked["candidate"]["mean_iou"] <= 100
+    assert {"mean_pixel_accuracy", "per_class"} <= set(checked["candidate"])
+
+    next((frames / "images").iterdir()).write_bytes(b"")
+    predict = ["predict", "--weights", str(weights), str(frames), "--out", str(tmp_path / "results")]
+    assert main(predict) == 3, "an unreadable image is a reject and bad input"
+    assert "4 images: " in capsys.readouterr().out
+    predicted = run_json(predict, capsys, code=3)
+    assert sum(predicted["counts"].values()) == len(predicted["images"]) == 4
+    assert (tmp_path / "results" / "verdicts.jsonl").exists()
+
+
+def test_train_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("tile_px: 128\nsteps: 9\nwarmup_steps: 1\nsampling: {batch: 2, crop_px: 32}\n", encoding="utf-8")
+    out = tmp_path / "run"
+    argv = ["train", "--data", "carbon-fabric:count=40", "--recipe", str(recipe), "--out", str(out), "--steps", "2"]
+    summary = run_json(argv, capsys)
+    assert (summary["steps"], Path(summary["weights"]).exists()) == (2, True)
+    assert main(argv) == 2, "a second run in the same folder asks for --resume"
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_json_has_no_numbers_that_json_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json({"a": float("nan"), "b": [1.5, float("inf")], "c": ("x", None)})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": ["x", None]}
+
+
+def test_training_without_a_terminal_tells_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.TrainingDisplay() as display:
+        display.reading(1, 2)
+        for step in range(1, 4):
+            display.step(step, 3, {"loss": 0.5})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "step 1 of 3  loss 0.5\nstep 3 of 3  loss 0.5\n"
+
+
+def test_tables_are_not_cut_short_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    wide = console.text_console()
+    assert wide.width == console.PIPE_WIDTH
+    wide.print("x" * 130)
+    assert capsys.readouterr().out == "x" * 130 + "\n"
+
+
+def test_verbs_take_their_functions_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Callable[..., int]] = []
+    monkeypatch.setattr(judge, "run_check", lambda args: called.append(args.run) or 0)
+    assert main(["check", "--weights", "a", "--data", "b"]) == 0
+    assert called
