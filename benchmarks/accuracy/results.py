@@ -112,7 +112,7 @@ def page(tile: dict[str, Any], twins: dict[str, Any], fabric: dict[str, Any]) ->
         "## magnetic-tile",
         "",
         f"Trained on folds 2 to 4, measured on fold 1: {size['images']} images of {size['parts']} tiles, of which",
-        f"{size['free_images']} images free of defects. The averaged weights of the last step; fold 1 chose nothing.",
+        f"{size['free_images']} images free of defects. The averaged weights of the last step.",
         "",
         *headline(tile),
         "",
