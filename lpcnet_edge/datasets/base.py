@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -26,7 +27,7 @@ class Record:
     mask: Any = None
 
 
-class FileDataset:
+class FileDataset(ABC):
     """Labelled image files below one root. A subclass says what a record's mask is.
 
     Parameters
@@ -121,9 +122,9 @@ class FileDataset:
                 ) from exc
         return self._hashes[path]
 
+    @abstractmethod
     def _mask(self, record: Record, shape: tuple[int, int]) -> ClassMap:
         """The mask of one image of ``shape`` (H, W) as (H, W) uint8 class indices."""
-        raise NotImplementedError
 
     def _mask_digest(self, record: Record) -> str:
         """SHA-256 (hex) of what the mask is made from, or an empty string where an image has none."""
