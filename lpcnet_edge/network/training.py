@@ -202,13 +202,11 @@ def train(
             step = at + 1
             last = step == recipe.steps
             if step % _LOG_EVERY == 0 or last:
-                figures.update(_loss_figures(terms), learning_rate=run.rate(at))
-                row = {"step": float(step), **_loss_figures(terms), "learning_rate": run.rate(at)}
+                taken = {**_loss_figures(terms), "learning_rate": run.rate(at)}
                 if validation is not None and (step % recipe.validate_every == 0 or last):
-                    found = validate(run.averaged(), validation)
-                    row.update(found)
-                    figures.update(found)
-                rows.append(row)
+                    taken.update(validate(run.averaged(), validation))
+                figures.update(taken)
+                rows.append({"step": float(step), **taken})
             if progress is not None:
                 progress.step(step, recipe.steps, figures)
             if stop():
