@@ -36,6 +36,8 @@ class AugmentSettings:
         Largest factor of one colour channel against the others.
     paste
         Share of defect-free crops that are given a defect of another part.
+    drawn
+        Share of those whose defect is drawn instead, where the recipe names a kind for the class.
     """
 
     scale: float = 1.3
@@ -50,6 +52,7 @@ class AugmentSettings:
     blur_probability: float = 0.15
     tint: float = 1.06
     paste: float = 0.5
+    drawn: float = 0.0
 
 
 def _factor(rng: np.random.Generator, largest: float) -> float:

@@ -32,7 +32,7 @@ class NetworkConfig:
     decoder_width
         Channels of stage 2's decoder at strides 4 to 32 (half of it at stride 2).
     pcm_window
-        Side k of the pixel confidence module's neighbourhood, odd, in pixels of the half-resolution logits.
+        Side k of the pixel confidence module's neighbourhood, odd, in blocks of 2 x 2 px of the half-resolution logits.
     embed_localization, weight_loss, refine_pixels
         The three switches: stage 1's embedding in stage 2, stage 1's heatmap in the loss, and the PCM.
     """
@@ -43,7 +43,7 @@ class NetworkConfig:
     encoder_widths: tuple[int, int, int, int, int] = (32, 32, 64, 128, 160)
     encoder_blocks: tuple[int, int, int, int] = (2, 2, 2, 1)
     decoder_width: int = 64
-    pcm_window: int = 7
+    pcm_window: int = 5
     embed_localization: bool = True
     weight_loss: bool = True
     refine_pixels: bool = True
@@ -59,7 +59,7 @@ class NetworkConfig:
         if self.channels not in (1, 3):
             raise BadConfig(f"channels is {self.channels}", mend="use 1 for grey or 3 for BGR tiles")
         if self.pcm_window < 3 or self.pcm_window % 2 == 0:
-            raise BadConfig(f"pcm_window is {self.pcm_window}", mend="use an odd number of pixels, 3 or more")
+            raise BadConfig(f"pcm_window is {self.pcm_window}", mend="use an odd number of blocks, 3 or more")
         widths = (*self.localization_widths, *self.encoder_widths, self.decoder_width)
         if any(width < 1 for width in widths) or any(count < 1 for count in self.encoder_blocks):
             raise BadConfig("a width or a block count is below 1", mend="use positive numbers")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lpcnet_edge.errors import BadData
 from lpcnet_edge.imaging import resize_image, resize_mask
 from lpcnet_edge.network import augment
+from lpcnet_edge.network.drawn import DrawnKind, draw
 from lpcnet_edge.network.recipe import Recipe
 from lpcnet_edge.types import ClassMap, Dataset, Image
 
@@ -52,6 +53,9 @@ class Feed:
             )
         self._free = [free[part] for part in sorted(free)]
         self._defective = [[parts[part] for part in sorted(parts)] for _, parts in sorted(defective.items())]
+        self._drawn: dict[int, DrawnKind] = {
+            dataset.classes.index(c): kind for c, kind in recipe.sampling.drawn.items() if c in dataset.classes
+        }
         self._in_place = {dataset.classes.index(c) for c in recipe.sampling.paste_in_place if c in dataset.classes}
 
     def batch(self, step: int) -> Batch:
@@ -80,6 +84,10 @@ class Feed:
 
     def _paste(self, image: Image, mask: ClassMap, rng: np.random.Generator) -> tuple[Image, ClassMap]:
         wanted = int(rng.integers(len(self._defective)))
+        kind = self._drawn.get(wanted + 1)
+        if kind is not None and rng.random() < self.recipe.augment.drawn:
+            image, drawn = draw(kind, image, self.images[_pick(self._free, rng)], rng)
+            return image, np.asarray(drawn * np.uint8(wanted + 1))
         donor = _pick(self._defective[wanted], rng)
         if donor not in self._patches:
             self._patches[donor] = augment.lift(self.images[donor], self.masks[donor])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,7 @@ from lpcnet_edge.config import load_config
 from lpcnet_edge.errors import BadConfig, UsageError
 from lpcnet_edge.network.augment import AugmentSettings
 from lpcnet_edge.network.config import TILE_MULTIPLE_PX
+from lpcnet_edge.network.drawn import DrawnKind
 from lpcnet_edge.network.losses import LossSettings
 
 
@@ -28,12 +30,16 @@ class Sampling:
         Share of crops taken around a defect; classes are equally likely, then parts, then images.
     paste_in_place
         Classes whose defects are pasted where they were found (those that belong to an edge, say).
+    drawn
+        For classes of few parts, the kind of defect that may be drawn onto a free tile in their name
+        (:mod:`~lpcnet_edge.network.drawn`); ``augment.drawn`` says how often.
     """
 
     batch: int = 14
     crop_px: int = 192
     defect_share: float = 0.55
     paste_in_place: tuple[str, ...] = ()
+    drawn: Mapping[str, DrawnKind] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,11 @@ class Recipe:
                 raise BadConfig(f"{name} is {side}", mend=f"use a positive multiple of {TILE_MULTIPLE_PX}")
         if self.steps < 1 or self.sampling.batch < 2 or self.checkpoint_every < 1 or self.validate_every < 1:
             raise BadConfig("steps, checkpoint_every and validate_every must be at least 1, sampling.batch at least 2")
-        if not 0 <= self.sampling.defect_share <= 1 or not 0 <= self.augment.paste <= 1:
-            raise BadConfig("sampling.defect_share and augment.paste are shares", mend="use numbers from 0 to 1")
+        shares = (self.sampling.defect_share, self.augment.paste, self.augment.drawn)
+        if not all(0 <= share <= 1 for share in shares):
+            raise BadConfig(
+                "sampling.defect_share, augment.paste and augment.drawn are shares", mend="use numbers from 0 to 1"
+            )
 
 
 def recipe_names() -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lpcnet_edge.network.pixel_confidence import PixelConfidence
 
-WINDOW = 7
+WINDOW = 5
 
 
 def logits_of(probability: np.ndarray) -> Tensor:
