@@ -35,6 +35,18 @@ class CheckFailed(LpcnetError):
     exit_code = 1
 
 
+class BuildFailed(CheckFailed):
+    """A build ran and what it made does not hold: an invalid graph, a parity or an accuracy that is broken."""
+
+
+class SinkFailed(LpcnetError):
+    """An output could not be opened, or ended without everything that was to be written to it (exit code 1)."""
+
+
+class BackendFailed(LpcnetError):
+    """A backend was open and failed while it computed (exit code 1)."""
+
+
 class UsageError(LpcnetError):
     """The call itself is wrong: an option, a name, a combination (exit code 2)."""
 
@@ -81,6 +93,78 @@ class BadWeights(BadArtifact):
 
 class StaleCheckpoint(BadArtifact):
     """A checkpoint belongs to another recipe, dataset or network."""
+
+
+class BadBundle(BadArtifact):
+    """A bundle cannot be trusted or used; the subclasses say why."""
+
+
+class NotABundle(BadBundle):
+    """No bundle stands at that path: nothing does, or something else."""
+
+
+class BadManifest(BadBundle):
+    """A bundle's ``bundle.yaml`` cannot be used: its size, its YAML, a key or a value."""
+
+
+class NewerSchema(BadBundle):
+    """A bundle was written by a later version of this toolkit."""
+
+
+class UnsafeName(BadBundle):
+    """A manifest names a file outside its bundle, or one that is not told apart from another."""
+
+
+class UnsafeEntry(BadBundle):
+    """A bundle holds a symbolic link, or something that is neither file nor folder."""
+
+
+class UnlistedFile(BadBundle):
+    """A bundle holds a file or a folder that its manifest does not name."""
+
+
+class MissingFile(BadBundle):
+    """A file that a manifest names is not in the bundle."""
+
+
+class WrongSize(BadBundle):
+    """A bundle's file is shorter or longer than its manifest says."""
+
+
+class ChangedFile(BadBundle):
+    """A bundle's file has the size that its manifest says, and other bytes."""
+
+
+class UnsafeModel(BadBundle):
+    """An ONNX file reaches outside itself: external data, functions or custom operators."""
+
+
+class BadModel(BadBundle):
+    """An ONNX file cannot be read, or has other inputs or outputs than its manifest says."""
+
+
+class BadPlan(BadBundle):
+    """A bundle's folder of plans does not fit its ``plan.yaml``, its name or the bundle's ONNX files."""
+
+
+class PlanMismatch(BadArtifact):
+    """Plans are for another runtime, version or device than this machine's."""
+
+
+class SignatureError(BadBundle):
+    """A bundle's signature is missing, malformed, or not by the trusted key over this very manifest."""
+
+
+class BadKey(BadInput):
+    """A key file is not what it must be, or others can read it."""
+
+
+class UnsafeCache(BadArtifact):
+    """The machine's cache folder belongs to someone else, or others can write to it."""
+
+
+class StaleCache(BadArtifact):
+    """What the machine's cache holds is damaged, or belongs to another bundle, runtime, version or device."""
 
 
 class MissingLibrary(LpcnetError):
