@@ -141,6 +141,10 @@ class Defect:
         The area in mm2, or None where the scale of the image is not known.
     confidence
         0..1, mean over its pixels.
+    zones
+        Names of the rules' zones in which it has a pixel.
+    contour_px
+        Its outer contour as corners (x, y), where the rules ask for it.
     """
 
     name: str
@@ -148,6 +152,23 @@ class Defect:
     area_px: int
     area_mm2: float | None
     confidence: float
+    zones: tuple[str, ...] = ()
+    contour_px: tuple[tuple[int, int], ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``zones`` and ``contour_px`` only where there are any."""
+        line: dict[str, Any] = {
+            "class": self.name,
+            "box_px": list(self.box_px),
+            "area_px": self.area_px,
+            "area_mm2": self.area_mm2,
+            "confidence": self.confidence,
+        }
+        if self.zones:
+            line["zones"] = list(self.zones)
+        if self.contour_px is not None:
+            line["contour_px"] = [list(corner) for corner in self.contour_px]
+        return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,27 +185,50 @@ class Verdict:
         Why it does not pass, one sentence each; empty for a pass.
     defects
         The defects that count under the rules, whether or not they suffice to reject; largest first.
+    latency_ms
+        How long each stage took, and ``total`` from the moment the frame was taken; empty where nothing was timed.
+    backend, bundle
+        What the decision was made with; empty where it was neither a backend nor a bundle.
     """
 
     part_id: str
     outcome: Outcome
     reasons: tuple[str, ...] = ()
     defects: tuple[Defect, ...] = ()
+    latency_ms: Mapping[str, float] = field(default_factory=dict, hash=False)
+    backend: str = ""
+    bundle: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data with the keys of a verdict line: part_id, verdict, reasons, defects."""
+        """What was decided, as plain data: part_id, verdict, reasons, defects.
+
+        The whole line, with latencies and origin, is that of ``lpcnet_edge.runtime.verdict_lines``.
+        """
         return {
             "part_id": self.part_id,
             "verdict": self.outcome,
             "reasons": list(self.reasons),
-            "defects": [
-                {
-                    "class": defect.name,
-                    "box_px": list(defect.box_px),
-                    "area_px": defect.area_px,
-                    "area_mm2": defect.area_mm2,
-                    "confidence": defect.confidence,
-                }
-                for defect in self.defects
-            ],
+            "defects": [defect.to_json() for defect in self.defects],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class PartVerdict:
+    """What is decided about one physical part, from all its views.
+
+    Attributes
+    ----------
+    part_id
+        The physical part.
+    outcome
+        ``reject`` if any view rejects, is missing or came late; else ``review`` if any asks for it; else ``pass``.
+    reasons
+        Why it does not pass, each beginning with the view's name; empty for a pass.
+    views
+        The verdict of each view that came, by its name.
+    """
+
+    part_id: str
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+    views: Mapping[str, Verdict] = field(default_factory=dict, hash=False)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from textwrap import dedent
+
 import cv2
 import numpy as np
 import pytest
@@ -9,9 +12,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from lpcnet_edge.config import from_mapping, to_mapping
-from lpcnet_edge.decision import ClassRule, Rules, decide, find_defects
+from lpcnet_edge.decision import ClassRule, Rules, Zone, ask_review, decide, find_defects, join_views
 from lpcnet_edge.errors import BadConfig
-from lpcnet_edge.types import Defect
+from lpcnet_edge.types import Defect, Verdict
+from lpcnet_edge.yamlfile import load_yaml
 
 CLASSES = ("background", "crack", "hole")
 class_maps = hnp.arrays(np.uint8, (12, 17), elements=st.sampled_from([0, 0, 0, 1, 2]))
@@ -130,3 +134,209 @@ def test_rules_are_settings() -> None:
         Rules(per_class={"crak": ClassRule()}).check_classes(CLASSES)
     with pytest.raises(BadConfig, match="background"):
         Rules(per_class={"background": ClassRule()}).check_classes(CLASSES)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
+def test_defects_far_apart_are_all_found(seed: int, blobs: int) -> None:
+    """Against the components of the whole map: only parts of it are looked at."""
+    random = np.random.default_rng(seed)
+    classes, confidence = np.zeros((400, 300), np.uint8), random.integers(0, 256, (400, 300), dtype=np.uint8)
+    for _ in range(blobs):
+        y, x, height, width = random.integers((0, 0, 1, 1), (395, 295, 40, 40))
+        area = classes[y : y + height, x : x + width]
+        area[random.random(area.shape) < random.choice([0.2, 1.0])] = random.integers(1, 3)
+    wanted = []
+    for index, name in ((1, "crack"), (2, "hole")):
+        count, labels, stats, _ = cv2.connectedComponentsWithStats((classes == index).astype(np.uint8))
+        for label in range(1, count):
+            x, y, width, height, area = stats[label].tolist()
+            wanted.append((name, (x, y, width, height), area, pytest.approx(confidence[labels == label].mean() / 255)))
+    found = find_defects(classes, confidence, CLASSES)
+    assert sorted(((d.name, d.box_px, d.area_px, d.confidence) for d in found), key=lambda row: row[:3]) == sorted(
+        wanted, key=lambda row: row[:3]
+    )
+    order = [(-d.area_px, CLASSES.index(d.name), d.box_px[1], d.box_px[0]) for d in found]
+    assert order == sorted(order)
+
+
+def test_maps_are_only_read(scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
+    for pixels in scratched:
+        pixels.setflags(write=False)
+    rules = Rules(
+        zones=(Zone("z", (0, 0, 9, 9), ignore=True), Zone("y", (0, 0, 9, 9), default=ClassRule())), contours=True
+    )
+    assert decide(*scratched, CLASSES, rules).outcome == "reject"
+
+
+@pytest.mark.parametrize(("least", "outcome"), [(3.0, "reject"), (3.01, "pass")])
+def test_areas_in_mm2(scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]], least: float, outcome: str) -> None:
+    assert decide(*scratched, CLASSES, Rules(ClassRule(min_area_mm2=least), mm_per_px=0.5)).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("rule", "outcome", "reasons"),
+    [
+        (ClassRule(review_below=0.2), "reject", ["crack of", "2 x hole"]),
+        (ClassRule(review_below=0.3), "reject", ["crack of", "uncertain: 2 x hole"]),
+        (ClassRule(min_area_px=4, count=2, review_below=0.3), "review", ["uncertain: 2 x hole, the largest 4 px"]),
+        (ClassRule(min_confidence=0.25, count=2, review_below=0.3), "pass", []),
+    ],
+)
+def test_uncertain_defects_ask_for_review(
+    scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]], rule: ClassRule, outcome: str, reasons: list[str]
+) -> None:
+    verdict = decide(*scratched, CLASSES, Rules(rule))
+    assert verdict.outcome == outcome
+    assert len(verdict.reasons) == len(reasons)
+    for found, wanted in zip(verdict.reasons, reasons, strict=True):
+        assert found.startswith(wanted)
+
+
+def test_certain_and_uncertain_defects_make_up_the_number_together() -> None:
+    classes, confidence = np.zeros((9, 9), np.uint8), np.full((9, 9), 255, np.uint8)
+    classes[1, 1] = classes[7, 7] = 1
+    confidence[7, 7] = 51
+    rules = Rules(ClassRule(count=2, review_below=0.5))
+    assert decide(classes, confidence, CLASSES, rules).reasons == (
+        "uncertain: 2 x crack, the largest 1 px at confidence 1.00",
+    )
+    confidence[7, 7] = 255
+    assert decide(classes, confidence, CLASSES, rules).outcome == "reject"
+
+
+STRICT, LAX, NEVER = ClassRule(), ClassRule(min_area_px=10), ClassRule(min_area_px=10**6)
+
+
+@pytest.mark.parametrize(
+    ("zones", "outcome", "counting"),
+    [
+        ((), "pass", 0),
+        ((Zone("edge", (20, 15, 2, 2), default=STRICT),), "reject", 1),
+        ((Zone("edge", (21, 16, 5, 5), default=STRICT),), "reject", 1),  # one pixel is enough
+        ((Zone("edge", (22, 15, 5, 5), default=STRICT),), "pass", 0),
+        ((Zone("edge", (20, 15, 2, 2), per_class={"crack": STRICT}),), "pass", 0),  # holes keep the general rule
+        ((Zone("edge", (20, 15, 2, 2), default=STRICT), Zone("dirt", (21, 0, 9, 20), ignore=True)), "reject", 1),
+        ((Zone("edge", (20, 15, 2, 2), default=STRICT), Zone("dirt", (20, 0, 9, 20), ignore=True)), "pass", 0),
+        ((Zone("corner", polygon_px=((19, 14), (23, 14), (23, 18), (19, 18)), default=STRICT),), "reject", 1),
+        ((Zone("corner", polygon_px=((0, 19), (19, 19), (0, 17)), default=STRICT),), "pass", 0),
+    ],
+)
+def test_zones_have_rules_of_their_own(
+    scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]], zones: tuple[Zone, ...], outcome: str, counting: int
+) -> None:
+    verdict = decide(*scratched, CLASSES, Rules(NEVER, zones=zones))
+    assert (verdict.outcome, len(verdict.defects)) == (outcome, counting)
+    for reason, defect in zip(verdict.reasons, verdict.defects, strict=True):
+        assert reason.endswith(f"in zone '{zones[0].name}'")
+        assert defect.zones == (zones[0].name,)
+
+
+def test_a_lax_zone_excuses_only_what_lies_in_it(scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
+    whole, half = Zone("lax", (2, 5, 12, 1), default=NEVER), Zone("lax", (2, 5, 11, 1), default=NEVER)
+    for zone, found in ((whole, 0), (half, 1)):
+        verdict = decide(*scratched, CLASSES, Rules(LAX, zones=(zone,)))
+        assert len(verdict.reasons) == found
+    assert verdict.defects[0].area_px == 12
+
+
+def test_an_ignored_zone_cuts_a_defect(scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
+    verdict = decide(*scratched, CLASSES, Rules(zones=(Zone("screw", (5, 0, 3, 20), ignore=True),)))
+    assert [defect.box_px for defect in verdict.defects if defect.name == "crack"] == [(8, 5, 6, 1), (2, 5, 3, 1)]
+
+
+@given(class_maps, confidence_maps, st.integers(0, 16), st.integers(0, 11), st.integers(1, 17), st.integers(1, 12))
+def test_a_box_and_its_polygon_are_the_same_zone(
+    classes: NDArray[np.uint8], confidence: NDArray[np.uint8], x: int, y: int, width: int, height: int
+) -> None:
+    right, bottom = x + width - 1, y + height - 1
+    corners = ((x, y), (right, y), (right, bottom), (x, bottom))
+    for rest in ({"ignore": True}, {"default": ClassRule(min_area_px=3)}):
+        one, other = Zone("z", box_px=(x, y, width, height), **rest), Zone("z", polygon_px=corners, **rest)
+        np.testing.assert_array_equal(one.mask(2, 3, 9, 9), other.mask(2, 3, 9, 9))
+        assert decide(classes, confidence, CLASSES, Rules(zones=(one,))) == decide(
+            classes, confidence, CLASSES, Rules(zones=(other,))
+        )
+
+
+@given(class_maps, confidence_maps)
+def test_contours_outline_their_defects(classes: NDArray[np.uint8], confidence: NDArray[np.uint8]) -> None:
+    plain = decide(classes, confidence, CLASSES, Rules())
+    outlined = decide(classes, confidence, CLASSES, Rules(contours=True))
+    assert [d.box_px for d in plain.defects] == [d.box_px for d in outlined.defects]
+    for defect in outlined.defects:
+        assert defect.contour_px
+        assert cv2.boundingRect(np.array(defect.contour_px, dtype=np.int32)) == defect.box_px
+        assert all(CLASSES[classes[y, x]] == defect.name for x, y in defect.contour_px)
+
+
+def test_ask_review() -> None:
+    asked = ask_review(Verdict("p", "pass"), "tile 4 scored 0.31")
+    assert (asked.outcome, asked.reasons) == ("review", ("tile 4 scored 0.31",))
+    assert ask_review(asked, "b").reasons == ("tile 4 scored 0.31", "b")
+    assert ask_review(Verdict("p", "reject", ("a",)), "b").outcome == "reject"
+
+
+GOOD, BAD, ODD = Verdict("p", "pass"), Verdict("p", "reject", ("crack",)), Verdict("p", "review", ("odd",))
+
+
+@pytest.mark.parametrize(
+    ("expected", "views", "late", "outcome", "reasons"),
+    [
+        (["top", "side"], {"top": GOOD, "side": GOOD}, [], "pass", ()),
+        (["top", "side"], {"top": GOOD, "side": BAD}, [], "reject", ("side: crack",)),
+        (["top", "side"], {"top": ODD, "side": GOOD}, [], "review", ("top: odd",)),
+        (["top", "side"], {"top": ODD, "side": BAD}, [], "reject", ("top: odd", "side: crack")),
+        (["top", "side"], {"top": GOOD}, [], "reject", ("side: the view is missing",)),
+        (["top", "side"], {}, [], "reject", ("top: the view is missing", "side: the view is missing")),
+        (["top", "side"], {"top": GOOD, "side": GOOD}, ["side"], "reject", ("side: the view is late",)),
+        (["top"], {"top": GOOD, "back": GOOD}, [], "reject", ("back: the view is not expected",)),
+        ([], {}, [], "reject", ("no view is expected of this part, so nothing vouches for it",)),
+    ],
+)
+def test_the_views_of_a_part_are_joined(
+    expected: list[str], views: dict[str, Verdict], late: list[str], outcome: str, reasons: tuple[str, ...]
+) -> None:
+    part = join_views("p", expected, views, late=late)
+    assert (part.part_id, part.outcome, part.reasons, part.views) == ("p", outcome, reasons, views)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"default": {"min_area_mm2": 1.0}}, "mm_per_px is not given"),
+        ({"zones": [{"name": "z", "box_px": [0, 0, 1, 1], "per_class": {"crack": {"min_area_mm2": 1}}}]}, "mm_per_px"),
+        ({"default": {"min_area_mm2": -1.0}, "mm_per_px": 1}, "min_area_mm2 is -1"),
+        ({"default": {"review_below": 1.5}}, "review_below is 1.5"),
+        ({"default": {"review_below": 0.4, "min_confidence": 0.5}}, "review_below, 0.4, is not above"),
+        ({"zones": [{"name": "z", "ignore": True}]}, "one of box_px and polygon_px"),
+        ({"zones": [{"name": "z", "box_px": [0, 0, 1, 1]}]}, "either rules or ignore"),
+        ({"zones": [{"name": "z", "box_px": [0, 0, 1, 1], "ignore": True, "default": {}}]}, "either rules or ignore"),
+        ({"zones": [{"name": "z", "box_px": [0, 0, 0, 1], "ignore": True}]}, "is empty"),
+        ({"zones": [{"name": "z", "polygon_px": [[0, 0], [1, 1]], "ignore": True}]}, "2 corners"),
+        ({"zones": [{"name": "z", "box_px": [0, 0, 1, 1], "ignore": True}] * 2}, "same name"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
+        from_mapping(Rules, settings, "rules.yaml")
+
+
+def test_zones_are_settings_and_are_checked() -> None:
+    zone = Zone("rim", polygon_px=((0, 0), (9, 0), (9, 9)), per_class={"crack": ClassRule(count=2)})
+    rules = Rules(zones=(zone, Zone("screw", (3, 3, 4, 4), ignore=True)), mm_per_px=0.1, contours=True)
+    assert from_mapping(Rules, to_mapping(rules), "rules.yaml") == rules
+    rules.check_classes(CLASSES)
+    rules.check_frame(4, 4)
+    with pytest.raises(BadConfig, match="'screw' lies outside the class map of 3 x 10 px"):
+        rules.check_frame(10, 3)
+    with pytest.raises(BadConfig, match="did you mean 'crack'"):
+        Rules(zones=(Zone("z", (0, 0, 1, 1), per_class={"crck": ClassRule()}),)).check_classes(CLASSES)
+
+
+def test_the_documented_rules_are_rules(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/verdicts.md").read_text(encoding="utf-8")
+    example = text[text.index("    default:") : text.index("A *defect*")]
+    (tmp_path / "rules.yaml").write_text(dedent(example), encoding="utf-8")
+    rules = from_mapping(Rules, load_yaml(tmp_path / "rules.yaml"), "docs/verdicts.md")
+    assert [zone.name for zone in rules.zones] == ["sealing face", "screw"]
+    assert rules.of("crack").review_below == 0.6

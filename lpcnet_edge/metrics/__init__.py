@@ -1,5 +1,6 @@
 """Metrics as pure functions of arrays; ``docs/metrics.md`` defines every one of them."""
 
+from lpcnet_edge.metrics.conformal import GateCalibration, calibrate_gate, parts_needed
 from lpcnet_edge.metrics.defects import (
     CAUGHT_OVERLAP,
     MIN_DEFECT_PX,
@@ -48,9 +49,11 @@ __all__ = [
     "Confusion",
     "Defects",
     "Gate",
+    "GateCalibration",
     "Rate",
     "Recall",
     "any_by_part",
+    "calibrate_gate",
     "confusion_matrix",
     "count_false_alarms",
     "defect_confusion",
@@ -69,6 +72,7 @@ __all__ = [
     "mean_of_defined",
     "mean_pixel_accuracy",
     "overkill",
+    "parts_needed",
     "pixel_accuracy_per_class",
     "rate",
     "recall_by_size",
