@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lpcnet_edge.backends.quiet import silence_libraries
-from lpcnet_edge.cli import doctor, judge, make, train
+from lpcnet_edge.cli import build, bundle, calibrate, doctor, judge, make, train
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED
 from lpcnet_edge.errors import BadInput, LpcnetError, MissingLibrary, UsageError
 
@@ -47,18 +47,27 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the help of a long verb on its line: argparse forgets the verbs' indent when it places the column."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        lengths = [len(verb.dest) for verb in self._iter_indented_subactions(action)]
+        self._action_max_length = max([self._action_max_length, *(4 + length for length in lengths)])
+
+
 def make_parser() -> Parser:
     """The parser of the whole command; ``args.run`` is the chosen verb's function."""
     parser = Parser(
         prog="lpcnet-edge",
         description="Surface-defect segmentation for factory inspection.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (train, judge, make, doctor):
+    for module in (train, build, judge, make, calibrate, bundle, doctor):
         module.add_verbs(verbs)
     return parser
 

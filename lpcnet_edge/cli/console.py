@@ -58,6 +58,14 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def phases() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar that says which phase of a long command is under way; yields what to call with (phase, done, total)."""
+    with _progress() as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda phase, done, total: progress.update(task, description=phase, completed=done, total=total)
+
+
 class TrainingDisplay:
     """Shows a training: a bar with the current figures on a terminal, else a line now and then."""
 

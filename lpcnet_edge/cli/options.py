@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from lpcnet_edge.types import Dataset
 
 
-def add_dataset_options(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
+def add_dataset_options(parser: argparse.ArgumentParser, *, positional: bool = False, required: bool = True) -> None:
     """Add the dataset and how to read it."""
     text = "a dataset's folder, a COCO .json, or carbon-fabric:count=64,seed=7 (docs/data.md)"
     if positional:
         parser.add_argument("data", metavar="DATA", help=text)
     else:
-        parser.add_argument("--data", required=True, metavar="DATA", help=text)
+        parser.add_argument("--data", required=required, metavar="DATA", help=text)
     parser.add_argument("--channels", type=int, choices=(1, 3), help="read images as grey (1) or colour (3)")
     parser.add_argument("--images-root", metavar="DIR", help="COCO: where the images are")
     parser.add_argument("--parts", metavar="REGEX", help="COCO: finds the physical part in an image's name")

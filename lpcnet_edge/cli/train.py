@@ -1,4 +1,4 @@
-"""``train`` and ``show``: making a network, and what one costs."""
+"""``train`` and ``show``: making a network, and what one costs or a bundle holds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lpcnet_edge.cli.bundle import show_bundle
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED, TrainingDisplay, add_json_option, print_json
 from lpcnet_edge.cli.options import add_dataset_options, open_data
+from lpcnet_edge.errors import UsageError
 
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verbs to the command."""
-    parser = verbs.add_parser("train", help="train a network on a dataset; a killed run goes on with --resume")
+    parser = verbs.add_parser("train", help="train a network on images; a killed run goes on with --resume")
     add_dataset_options(parser)
     parser.add_argument(
         "--recipe", required=True, metavar="NAME", help="a packaged recipe, or the path of a .yaml file"
@@ -28,10 +30,11 @@ def add_verbs(verbs: Any) -> None:
     add_json_option(parser)
     parser.set_defaults(run=run_train)
 
-    parser = verbs.add_parser("show", help="what a network costs: FLOPs and parameters, block by block")
+    parser = verbs.add_parser("show", help="what a bundle holds, or what a network costs, block by block")
+    parser.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="a folder that `build` wrote")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--weights", metavar="NAME", help="shipped weights, or the path of a .safetensors file")
-    source.add_argument("--preset", default="edge", metavar="NAME", help="edge (default) or large")
+    source.add_argument("--preset", metavar="NAME", help="edge (default) or large")
     parser.add_argument("--tile", type=int, default=256, metavar="PX", help="side of a tile, default 256")
     parser.add_argument(
         "--classes", type=int, default=6, metavar="N", help="of a preset, with the background; default 6"
@@ -84,6 +87,10 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """``lpcnet-edge show``"""
+    if args.bundle is not None:
+        if args.weights or args.preset:
+            raise UsageError("a bundle and a network to show", mend="leave out --weights and --preset, or the bundle")
+        return show_bundle(args.bundle, as_json=args.json)
     from lpcnet_edge.network.config import preset
     from lpcnet_edge.network.cost import network_cost
 
@@ -93,7 +100,7 @@ def run_show(args: argparse.Namespace) -> int:
         config = load_network(args.weights).network.config
     else:
         names = ("background", *(f"class_{index}" for index in range(1, args.classes)))
-        config = preset(args.preset, names, args.channels)
+        config = preset(args.preset or "edge", names, args.channels)
     cost = network_cost(config, args.tile)
     stages = {
         stage: {"flops": cost.flops(stage), "parameters": cost.parameters(stage)} for stage in ("stage1", "stage2")

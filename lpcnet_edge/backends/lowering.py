@@ -1,0 +1,76 @@
+"""The CPU's file: activations behind a ReLU as uint8, integer for integer what the signed file computes.
+
+OpenVINO and ONNX Runtime multiply unsigned by signed bytes fastest on x86. A tensor that cannot be negative keeps its
+scale and takes uint8 in place of int8; the signed file saturates at 127 scales, so the ReLU becomes a Clip there and
+every integer is the same. Derived at load, never stored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from lpcnet_edge.backends.graphs import from_model, to_model
+
+_LEVELS = 127  # where the signed file saturates
+
+
+def lower_for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a quantised stage with unsigned activations wherever they are provably non-negative."""
+    graph = from_model(model)
+    for node in [n for n in graph.nodes if n.op == "QuantizeLinear"]:
+        if behind_relu(node.inputs[0]):
+            _unsigned(graph, node)
+    graph.cleanup().toposort()
+    return to_model(graph)
+
+
+def without_picking(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of stage 2 that computes every tile it is given: its gathers, and the input ``picked``, are gone."""
+    graph = from_model(model)
+    for node in [n for n in graph.nodes if n.op == "Gather" and n.inputs[1].name == "picked"]:
+        for reader in list(node.outputs[0].outputs):
+            reader.inputs = [node.inputs[0] if tensor is node.outputs[0] else tensor for tensor in reader.inputs]
+        node.outputs.clear()
+    graph.inputs = [tensor for tensor in graph.inputs if tensor.name != "picked"]
+    for tensor in graph.inputs:
+        tensor.shape = ["M", *tensor.shape[1:]]
+    graph.cleanup().toposort()
+    return to_model(graph)
+
+
+def behind_relu(tensor: gs.Variable) -> bool:
+    """Whether a tensor is provably non-negative: a ReLU's, through what keeps signs."""
+    if not tensor.inputs:
+        return False
+    producer = tensor.inputs[0]
+    if producer.op == "MaxPool" or (producer.op == "Resize" and producer.attrs.get("mode") != "cubic"):
+        return behind_relu(producer.inputs[0])
+    return bool(producer.op == "Relu")
+
+
+def _unsigned(graph: gs.Graph, node: gs.Node) -> None:
+    tensor, scale = node.inputs[0], node.inputs[1]
+    zero = gs.Constant(f"{tensor.name}.zero_point_unsigned", np.array(0, np.uint8))
+    quantised = node.outputs[0]
+    quantised.dtype = np.dtype(np.uint8)
+    for reader in [node, *quantised.outputs]:
+        reader.inputs[2] = zero
+    _clip(graph, node, float(_LEVELS * scale.values))
+
+
+def _clip(graph: gs.Graph, quantiser: gs.Node, limit: float) -> None:
+    """Make the ReLU before a quantiser a Clip at the signed file's largest value."""
+    tensor = quantiser.inputs[0]
+    relu = tensor.inputs[0]
+    bounds = [
+        gs.Constant(f"{tensor.name}.least", np.array(0.0, np.float32)),
+        gs.Constant(f"{tensor.name}.largest", np.array(limit, np.float32)),
+    ]
+    if relu.op == "Relu" and len(tensor.outputs) == 1:
+        relu.op, relu.inputs = "Clip", [relu.inputs[0], *bounds]
+        return
+    clipped = gs.Variable(f"{tensor.name}.clipped", np.float32, tensor.shape)
+    graph.nodes.append(gs.Node("Clip", f"{tensor.name}.clip", {}, [tensor, *bounds], [clipped]))
+    quantiser.inputs[0] = clipped

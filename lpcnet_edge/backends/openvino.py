@@ -1,0 +1,136 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lpcnet_edge.backends.lowering import lower_for_cpu
+from lpcnet_edge.backends.quiet import silence_libraries
+from lpcnet_edge.errors import BadArtifact
+
+silence_libraries()
+
+import openvino  # noqa: E402
+
+_LOGITS = "stage2/decoder/classify"
+"""Where the quantised trunk of stage 2 ends and its float tail begins."""
+
+_NO_SNIPPETS = {"SNIPPETS_MODE": "DISABLE"}
+
+
+def is_quantised(proto: onnx.ModelProto) -> bool:
+    """Whether a stage has Q/DQ nodes."""
+    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+
+
+def settings_for(*, bfloat16: bool, threads: int, streams: int = 1) -> dict[str, Any]:
+    """OpenVINO's settings; 0 threads leave the number to it."""
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "NUM_STREAMS": streams}
+    return {**settings, "INFERENCE_NUM_THREADS": threads} if threads else settings
+
+
+def parts_of(proto: onnx.ModelProto, *, quantised: bool) -> list[tuple[onnx.ModelProto, dict[str, Any]]]:
+    """The models that a stage is compiled as, in their order, each with settings of its own.
+
+    A quantised second stage becomes two, of which the second takes the first one's output. OpenVINO's code generator
+    for elementwise chains takes the additions away from INT8 convolutions that could have fused them, so it is off for
+    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on.
+    """
+    if not quantised:
+        return [(proto, {})]
+    if not any(_LOGITS in node.output for node in proto.graph.node):
+        return [(proto, _NO_SNIPPETS)]
+    extractor = onnx.utils.Extractor(proto)
+    inputs, outputs = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
+    trunk, tail = extractor.extract_model(inputs, [_LOGITS]), extractor.extract_model([_LOGITS], outputs)
+    return [(trunk, _NO_SNIPPETS), (tail, {})]
+
+
+class OpenVinoEngine:
+    """One stage on OpenVINO, from its canonical ONNX file, lowered here and compiled as :func:`parts_of` says.
+
+    Parameters
+    ----------
+    model
+        The serialised ONNX model.
+    threads
+        Inference threads; 0 leaves the choice to OpenVINO.
+    bfloat16
+        Compute float layers in bfloat16, where the processor has it; float32 otherwise.
+    cache
+        Folder for compiled models; must be trusted, since what is in it is run.
+    shapes
+        Static shapes by input name; without them N and M are dynamic.
+    lower
+        Compute activations behind a ReLU as uint8.
+
+    Raises ``BadArtifact`` where OpenVINO refuses the model.
+    """
+
+    runtime = "openvino"
+    version = openvino.__version__.split("-")[0]
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        threads: int = 0,
+        bfloat16: bool = False,
+        cache: Path | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        lower: bool = True,
+    ) -> None:
+        proto = onnx.load_model_from_string(model)
+        quantised = is_quantised(proto)
+        if quantised and lower:
+            proto = lower_for_cpu(proto)
+        settings = {**settings_for(bfloat16=bfloat16, threads=threads), "PERFORMANCE_HINT": "LATENCY"}
+        if cache is not None:
+            settings["CACHE_DIR"] = str(cache)
+        self.outputs = [value.name for value in proto.graph.output]
+        try:
+            self._core = openvino.Core()
+            self._models: list[Any] = []
+            for part, extra in parts_of(proto, quantised=quantised):
+                if self._models:
+                    shapes = {part.graph.input[0].name: self._models[-1].output(0).get_partial_shape()}
+                self._models.append(self._compile(part, {**settings, **extra}, shapes))
+        except RuntimeError as exc:
+            reason = str(exc).strip().splitlines()[-1]
+            raise BadArtifact(f"OpenVINO refuses the {proto.graph.name} stage: {reason}") from exc
+        self._requests = [model.create_infer_request() for model in self._models]
+
+    def _compile(self, proto: onnx.ModelProto, settings: Mapping[str, Any], shapes: Mapping[str, Any] | None) -> Any:
+        graph = self._core.read_model(proto.SerializeToString())
+        if shapes:
+            graph.reshape(dict(shapes))
+        return self._core.compile_model(graph, "CPU", dict(settings))
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name, as new arrays."""
+        first, *rest = self._requests
+        first.infer(dict(feeds), share_inputs=True)
+        for request in rest:
+            request.set_input_tensor(first.get_output_tensor())
+            request.infer()
+        last = self._requests[-1]
+        return {name: np.array(last.get_tensor(name).data) for name in self.outputs}
+
+    def executed(self) -> list[dict[str, str]]:
+        """What OpenVINO made of the graph: of every layer its name, type, primitive, precision and the nodes in it."""
+        rows = []
+        for model in self._models:
+            for node in model.get_runtime_model().get_ordered_ops():
+                info = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
+                rows.append({"name": node.get_friendly_name(), **info})
+        return rows
+
+    def close(self) -> None:
+        """Free the compiled models; closing twice is fine."""
+        self._requests, self._models = [], []

@@ -1,0 +1,1 @@
+"""Weights to a bundle of engines: export, calibration, quantisation, compilation."""

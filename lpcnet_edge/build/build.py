@@ -1,0 +1,301 @@
+"""The whole way: trained weights to a bundle of engines that decide as the float network did."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lpcnet_edge.build.calibration_file import calibration_json
+from lpcnet_edge.build.calibration_set import CalibrationSet, pick_calibration_set
+from lpcnet_edge.build.engines import Engines
+from lpcnet_edge.build.export import OnnxPair
+from lpcnet_edge.build.float_onnx import float_pair
+from lpcnet_edge.build.golden import golden_files
+from lpcnet_edge.build.judging import Judge, Judgement
+from lpcnet_edge.build.lint import lint_tiles
+from lpcnet_edge.build.parity import check_parity
+from lpcnet_edge.build.ranging import Ranging, find_ranges, methods_report
+from lpcnet_edge.build.report import as_json, curve_png
+from lpcnet_edge.build.restore import Step, multiply_adds, restore, sensitivity
+from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
+from lpcnet_edge.bundle.cache import cache_root
+from lpcnet_edge.bundle.manifest import Manifest, StageSpec
+from lpcnet_edge.bundle.model import tensor_specs
+from lpcnet_edge.bundle.write import write_bundle
+from lpcnet_edge.errors import BadData
+from lpcnet_edge.network.weights import load_network, weights_path
+from lpcnet_edge.types import Dataset, Segmenter
+
+PARITY_TILES = 32
+SENSITIVITY_TILES = 16
+
+JudgeFactory = Callable[[Segmenter, Progress], Judge]
+"""From the float reference to what measures candidates against it on the check split."""
+
+
+def build_bundle(
+    weights: str | Path,
+    calibration_data: Dataset,
+    out: Path,
+    settings: BuildSettings,
+    make_judge: JudgeFactory,
+    progress: Progress,
+) -> BuildResult:
+    """Export, check parity, calibrate, quantise, restore precision where needed, measure, and write the bundle.
+
+    Parameters
+    ----------
+    weights
+        Shipped name, or a ``.safetensors`` or ``.pt`` file of this network.
+    calibration_data
+        What the calibration set is picked from; nothing of the check split.
+    out
+        The bundle's folder; a bundle that stands there is replaced at the very end, or not at all.
+    make_judge
+        Given the float reference, returns the measure on the check split.
+
+    Raises
+    ------
+    BuildFailed
+        Parity with torch is broken, or no INT8 form decides as float did.
+    BadData
+        The calibration set is refused by lint.
+    And whatever reading weights, data and bundle raises.
+    """
+    watch = _Watch(progress)
+    progress = watch
+    progress("loading", 0, 1)
+    network = load_network(weights)
+    digest = hashlib.sha256(weights_path(weights).read_bytes()).hexdigest()
+    root = cache_root()
+    progress("exporting", 0, 1)
+    pair, exported = float_pair(network, digest, root / "exports")
+    engines = Engines(
+        pair,
+        classes=network.classes,
+        channels=network.channels,
+        tile_px=network.tile_px,
+        backend=settings.backend,
+        batch=settings.batch,
+        cache=_private(root / "compiled") if settings.backend == "openvino" else None,
+    )
+    chosen = pick_calibration_set(
+        calibration_data, settings.recipe, network.tile_px, lambda d, t: progress("picking calibration tiles", d, t)
+    )
+    tiles = _linted(chosen)
+    progress("checking parity", 0, 1)
+    parity = check_parity(network, engines.reference(), tiles[:PARITY_TILES])
+    judge = make_judge(engines.reference(), progress)
+    notes = [exported]
+    report: dict[str, Any] = {"parity": asdict(parity)}
+    files: dict[str, bytes] = {}
+    steps: list[Step] = []
+    final, keep_float = pair, tuple[str, ...]()
+    if settings.precision == "int8":
+        ranging = find_ranges(engines, digest, chosen, settings.method, _private(root / "calibrations"), progress)
+        notes.append(ranging.note)
+        steps = _hold(engines, ranging, tiles, judge, settings.max_drop, progress)
+        keep_float = steps[-1].restored
+        final = engines.quantised_pair(ranging.ranges, keep_float)
+        judgement = steps[-1].judgement
+        report |= methods_report(ranging)
+        report["restore"] = _curve(steps, settings.max_drop)
+        files["calibration.json"] = calibration_json(ranging.calibration).encode()
+        files["restore.png"] = curve_png(steps, settings.max_drop)
+    else:
+        judgement = judge(engines.reference())
+    report["check"] = dict(judgement.report)
+    models = {"localization": final.localization, "confidence": final.confidence}
+    stages = {f"{name}.onnx": model.SerializeToString() for name, model in models.items()}
+    progress("recording golden tiles", 0, 1)
+    files |= stages | golden_files(stages, tiles)
+    files |= {f"reference/{name}.onnx": m.SerializeToString() for name, m in _named(pair).items()}
+    files["accuracy.json"] = as_json(report)
+    files["calibration-set.json"] = as_json(chosen.to_manifest())
+    if settings.plans:
+        notes += _plans(settings, models, files, root, progress)
+    manifest = Manifest(
+        name=out.name,
+        classes=network.classes,
+        channels=1 if network.channels == 1 else 3,
+        tile_px=network.tile_px,
+        precision=settings.precision,
+        localization=_stage("localization", final.localization, settings, keep_float),
+        confidence=_stage("confidence", final.confidence, settings, keep_float),
+        rules=settings.rules,
+        provenance=_provenance(weights, digest, chosen, calibration_data, settings),
+        accuracy=_summary(judgement),
+    )
+    progress("writing", 0, 1)
+    bundle = write_bundle(out, manifest, files, sign_with=settings.sign_with)
+    phases = watch.seconds()
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return BuildResult(
+        bundle, report, sum(phases.values()), rss, phases, keep_float, tuple(note for note in notes if note)
+    )
+
+
+class _Watch:
+    """Passes progress on, and measures how long each phase took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._marks: list[tuple[str, float]] = []
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if not self._marks or self._marks[-1][0] != phase:
+            self._marks.append((phase, time.monotonic()))
+        self._progress(phase, done, total)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, up to now."""
+        found: dict[str, float] = {}
+        ends = [at for _, at in self._marks[1:]] + [time.monotonic()]
+        for (phase, start), end in zip(self._marks, ends, strict=True):
+            found[phase] = found.get(phase, 0.0) + end - start
+        return found
+
+
+def _hold(
+    engines: Engines,
+    ranging: Ranging,
+    tiles: NDArray[np.uint8],
+    judge: Judge,
+    max_drop: float,
+    progress: Progress,
+) -> list[Step]:
+    """INT8 throughout if it holds, else with layers restored; the last step is the one that holds."""
+
+    def judged(keep_float: tuple[str, ...]) -> Judgement:
+        candidate = engines.quantised(ranging.ranges, keep_float)
+        found = judge(candidate)
+        candidate.close()
+        return found
+
+    first = judged(())
+    costs = multiply_adds(engines.pair.localization) | multiply_adds(engines.pair.confidence)
+    if not first.broken(max_drop):
+        return [Step((), 1.0, first)]
+    order = sensitivity(
+        engines.pair, ranging.ranges, tiles[:SENSITIVITY_TILES], lambda d, t: progress("measuring sensitivity", d, t)
+    )
+    return restore(list(order), costs, judged, max_drop, first)
+
+
+def _linted(chosen: CalibrationSet) -> NDArray[np.uint8]:
+    """The set's tiles, unless lint refuses them."""
+    tiles = list(chosen.tiles())
+    refused = [finding for finding in lint_tiles(tiles) if finding.severity == "refuse"]
+    if refused:
+        raise BadData(f"the calibration set is refused: {refused[0].message}", mend=refused[0].mend)
+    return np.stack(tiles)
+
+
+def _plans(
+    settings: BuildSettings,
+    models: Mapping[str, onnx.ModelProto],
+    files: dict[str, bytes],
+    root: Path,
+    progress: Progress,
+) -> list[str]:
+    from lpcnet_edge.build.half import to_half
+    from lpcnet_edge.build.plans import StageOnnx, build_plans
+
+    half = settings.precision != "fp32"
+    stages = {
+        name: StageOnnx(files[f"{name}.onnx"], to_half(model).SerializeToString() if half else None)
+        for name, model in models.items()
+    }
+    notes: list[str] = []
+    for module, capabilities in settings.plans.items():
+        built = build_plans(
+            stages,
+            module=module,
+            compute_capabilities=capabilities or None,
+            timing_caches=_private(root / "timing"),
+            progress=_relay(module, progress),
+        )
+        files |= built.files
+        notes += built.notes
+    return notes
+
+
+def _relay(module: str, progress: Progress) -> Callable[[float, str], None]:
+    return lambda share, phase: progress(f"{module}: {phase}", round(100 * share), 100)
+
+
+def _private(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _named(pair: OnnxPair) -> dict[str, onnx.ModelProto]:
+    return {"localization": pair.localization, "confidence": pair.confidence}
+
+
+def _stage(name: str, model: onnx.ModelProto, settings: BuildSettings, keep_float: tuple[str, ...]) -> StageSpec:
+    return StageSpec(
+        file=f"{name}.onnx",
+        precision=settings.precision,
+        inputs=tensor_specs(model.graph.input),
+        outputs=tensor_specs(model.graph.output),
+        float_layers=tuple(layer for layer in keep_float if any(node.name == layer for node in model.graph.node)),
+    )
+
+
+def _curve(steps: list[Step], max_drop: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "restored": list(step.restored),
+            "int8_share": round(step.int8_share, 4),
+            "mean_iou": round(step.judgement.candidate_miou, 3),
+            "drop": round(step.judgement.drop, 3),
+            "mask_iou": round(step.judgement.mask_iou, 3),
+            "broken": step.judgement.broken(max_drop),
+        }
+        for step in steps
+    ]
+
+
+def _summary(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "reference_mean_iou": round(judgement.reference_miou, 3),
+        "mean_iou": round(judgement.candidate_miou, 3),
+        "mask_iou": round(judgement.mask_iou, 3),
+        "pixels": round(judgement.pixels, 4),
+        "new_escapes": len(judgement.new_escapes),
+        "defects_lost": judgement.lost,
+        "defects_caught_in_float": judgement.caught,
+    }
+
+
+def _provenance(
+    weights: str | Path, digest: str, chosen: CalibrationSet, data: Dataset, settings: BuildSettings
+) -> dict[str, Any]:
+    return {
+        "weights": {"name": Path(weights).name, "sha256": digest},
+        "calibration": {"data": data.name, "digest": chosen.digest, "tiles": len(chosen.entries)},
+        "backend": settings.backend,
+        "max_drop": settings.max_drop,
+        "versions": {name: _version(name) for name in ("lpcnet-edge", "torch", "onnx", "openvino", "onnxruntime")},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

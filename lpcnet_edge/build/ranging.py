@@ -1,0 +1,119 @@
+"""Ranges for a network: from the cache if everything they depend on is the same, else measured and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcnet_edge.build.calibration_file import (
+    Calibration,
+    CalibrationKey,
+    calibration_of,
+    load_calibration,
+    save_calibration,
+)
+from lpcnet_edge.build.calibration_set import CalibrationSet
+from lpcnet_edge.build.engines import Engines
+from lpcnet_edge.build.observe import observe
+from lpcnet_edge.build.quantise import LEVELS
+from lpcnet_edge.build.ranges import METHODS, Method
+from lpcnet_edge.build.settings import Progress
+
+PREPROCESSING = "uint8 grey or BGR, whole image resized to the tile (INTER_AREA down, INTER_LINEAR up), (p - 128) / 127"
+
+
+@dataclass(frozen=True)
+class Ranging:
+    """The calibration chosen, the agreement that each method reached, and whether it came from the cache."""
+
+    calibration: Calibration
+    methods: dict[str, dict[str, float]]
+    reused: bool
+    note: str
+
+    @property
+    def ranges(self) -> dict[str, float]:
+        """Range by tensor."""
+        return {name: scale * LEVELS for name, scale in self.calibration.scales().items()}
+
+
+def find_ranges(
+    engines: Engines,
+    weights_sha256: str,
+    chosen: CalibrationSet,
+    method: str,
+    cache: Path,
+    progress: Progress,
+) -> Ranging:
+    """Ranges by ``method``, or by the method that wins on the calibration set where it is ``auto``.
+
+    The winner is the one whose engines' defect masks overlap most with those of float over the set; agreement of all
+    pixels decides between equals.
+    """
+    key = CalibrationKey(
+        weights=weights_sha256,
+        preprocessing=PREPROCESSING,
+        calibration_set=chosen.digest,
+        method=method,
+        tile_px=chosen.tile_px,
+    )
+    path = cache / f"{key.digest}.json"
+    calibration, why = load_calibration(path, key)
+    reused = calibration is not None
+    if calibration is None:
+        total = len(chosen.entries)
+        histograms = observe(engines.pair, chosen.tiles(), total, lambda d, t: progress("observing activations", d, t))
+        calibration = calibration_of(key, histograms, "minmax")
+    tiles = np.stack(list(chosen.tiles())) if method == "auto" and not reused else None
+    methods: dict[str, dict[str, float]] = {}
+    if tiles is not None:
+        methods = _compare(engines, calibration, tiles, progress)
+        best = max(methods, key=lambda name: (methods[name]["mask_iou"], methods[name]["pixels"]))
+        calibration = calibration.with_method(_method(best))
+    elif method != "auto":
+        calibration = calibration.with_method(_method(method))
+    if not reused:
+        save_calibration(path, calibration)
+    return Ranging(calibration, methods, reused, "calibration reused" if reused else f"calibrated: {why}")
+
+
+def _compare(
+    engines: Engines, calibration: Calibration, tiles: NDArray[np.uint8], progress: Progress
+) -> dict[str, dict[str, float]]:
+    """Agreement with float over the calibration set, by method."""
+    wanted = engines.reference().predict(tiles).classes
+    rows: dict[str, dict[str, float]] = {}
+    for done, method in enumerate(METHODS):
+        progress("comparing methods", done, len(METHODS))
+        scales = calibration.with_method(method).scales()
+        candidate = engines.quantised({name: scale * LEVELS for name, scale in scales.items()})
+        found = candidate.predict(tiles).classes
+        candidate.close()
+        either = int(((found > 0) | (wanted > 0)).sum())
+        rows[method] = {
+            "mask_iou": 100 * float(((found > 0) & (wanted > 0)).sum() / either) if either else 100.0,
+            "pixels": 100 * float((found == wanted).mean()),
+        }
+    progress("comparing methods", len(METHODS), len(METHODS))
+    return rows
+
+
+def _method(name: str) -> Method:
+    for method in METHODS:
+        if method == name:
+            return method
+    raise AssertionError(name)
+
+
+def methods_report(ranging: Ranging) -> dict[str, Any]:
+    """For ``accuracy.json``: the method chosen, and the table of all of them where they were compared."""
+    used = {tensor.method for tensor in ranging.calibration.tensors.values()}
+    return {
+        "method": used.pop() if len(used) == 1 else "mixed",
+        "methods": ranging.methods,
+        "calibration_reused": ranging.reused,
+    }

@@ -1,0 +1,51 @@
+"""What a build writes for people: JSON, and the curve of accuracy against layers restored to float."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lpcnet_edge.build.restore import Step
+
+
+def as_json(value: Any) -> bytes:
+    """Indented JSON; numbers that JSON cannot hold become null."""
+    return (json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def curve_png(steps: Sequence[Step], max_drop: float) -> bytes:
+    """mIoU of every step against the number of layers in float, with float's own and the least allowed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    reference = steps[0].judgement.reference_miou
+    axes.axhline(reference, color="#444444", linewidth=1, label=f"float, {reference:.2f}")
+    axes.axhline(
+        reference - max_drop, color="#c03030", linewidth=1, linestyle="--", label=f"least allowed (-{max_drop:g})"
+    )
+    counts = [len(step.restored) for step in steps]
+    values = [step.judgement.candidate_miou for step in steps]
+    axes.plot(counts, values, marker="o", color="#2060a0", label="INT8")
+    axes.set_xlabel("layers restored to float")
+    axes.set_ylabel("mIoU on the check split")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,117 @@
+"""Precision restore: layers return to float, the most sensitive first, until the engine decides as float did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lpcnet_edge.backends.engine import open_engine
+from lpcnet_edge.backends.graphs import from_model
+from lpcnet_edge.build.export import OnnxPair
+from lpcnet_edge.build.judging import Judgement
+from lpcnet_edge.build.quantise import place, quantisable, quantise
+from lpcnet_edge.errors import BuildFailed
+
+Progress = Callable[[int, int], None]
+
+LEAST_INT8_SHARE = 0.5
+"""Of the multiply-adds of both stages, the share that must stay in INT8; with less, INT8 is no longer worth it."""
+
+_LOGITS = {"localization": "stage1/head", "confidence": "stage2/decoder/classify"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One point of the curve of accuracy against restored layers."""
+
+    restored: tuple[str, ...]
+    int8_share: float
+    judgement: Judgement
+
+
+def multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-adds of every quantisable convolution for one tile, by name."""
+    counts = {}
+    for node in quantisable(from_model(model)):
+        outputs = node.outputs[0].shape[1:]
+        counts[node.name] = int(np.prod(outputs) * np.prod(node.inputs[1].values.shape[1:]))
+    return counts
+
+
+def sqnr_db(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
+    """Signal to quantisation noise ratio in dB: 10 log10(sum x^2 / sum (x - y)^2)."""
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(reference.astype(np.float64) - candidate).sum())
+    return float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
+
+
+def sensitivity(
+    pair: OnnxPair, ranges: Mapping[str, float], tiles: NDArray[np.uint8], progress: Progress | None = None
+) -> dict[str, float]:
+    """SQNR (dB) at the stage's logits with only that layer quantised, for every quantisable layer; lowest first."""
+    embedding = _run(pair.localization, "localization", tiles, None)[1]
+    models = {"localization": pair.localization, "confidence": pair.confidence}
+    layers = {stage: place(from_model(model)).convs for stage, model in models.items()}
+    total, done = sum(map(len, layers.values())), 0
+    found: dict[str, float] = {}
+    for stage, model in models.items():
+        wanted, _ = _run(model, stage, tiles, embedding)
+        for layer in layers[stage]:
+            alone = quantise(model, ranges, [name for name in layers[stage] if name != layer])
+            found[layer] = sqnr_db(wanted, _run(alone, stage, tiles, embedding)[0])
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def restore(
+    order: Sequence[str],
+    costs: Mapping[str, int],
+    judge: Callable[[tuple[str, ...]], Judgement],
+    max_drop: float,
+    first: Judgement,
+) -> list[Step]:
+    """Return layers to float in ``order`` until nothing is broken; the steps, the last of which holds.
+
+    ``judge`` measures the engines with these layers in float. Raises ``BuildFailed`` when INT8 would be left with less
+    than half of the multiply-adds.
+    """
+    total = sum(costs.values())
+    steps = [Step((), 1.0, first)]
+    restored: tuple[str, ...] = ()
+    while broken := steps[-1].judgement.broken(max_drop):
+        if len(restored) == len(order):
+            raise _hopeless(broken, "with every layer in float")
+        restored = (*restored, order[len(restored)])
+        share = 1.0 - sum(costs[name] for name in restored) / total
+        if share < LEAST_INT8_SHARE:
+            raise _hopeless(broken, f"with {len(restored) - 1} layers in float, and one more leaves INT8 {share:.0%}")
+        steps.append(Step(restored, share, judge(restored)))
+    return steps
+
+
+def _hopeless(broken: Sequence[str], where: str) -> BuildFailed:
+    return BuildFailed(
+        f"INT8 does not decide as float did, {where} of the multiply-adds: {'; '.join(broken)}"
+        if where.endswith("%")
+        else f"INT8 does not decide as float did, {where}: {'; '.join(broken)}",
+        mend="build with --qat, with --fp16, with more calibration tiles, or allow more with --max-drop",
+    )
+
+
+def _run(
+    model: onnx.ModelProto, stage: str, tiles: NDArray[np.uint8], embedding: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    logits = _LOGITS[stage]
+    engine = open_engine("onnxruntime", model.SerializeToString(), extra_outputs=[logits])
+    feeds: dict[str, NDArray[np.generic]] = {"pixels": tiles}
+    if stage == "confidence":
+        assert embedding is not None
+        feeds |= {"embedding": embedding, "picked": np.arange(len(tiles), dtype=np.int32)}
+    found = engine.run(feeds)
+    return found[logits], found.get("embedding")

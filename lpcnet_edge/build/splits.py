@@ -1,0 +1,83 @@
+"""Which images calibrate and which check: never one physical part in both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lpcnet_edge.build.lint_sources import without_look_alikes
+from lpcnet_edge.build.settings import Progress
+from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
+from lpcnet_edge.datasets.selection import known_values
+from lpcnet_edge.errors import LpcnetError, UsageError
+from lpcnet_edge.network.weights import weights_path
+from lpcnet_edge.types import Dataset
+from lpcnet_edge.yamlfile import load_yaml
+
+FABRIC_CALIBRATION = "carbon-fabric:count=256,seed=7100001"
+FABRIC_CHECK = "carbon-fabric:count=96,seed=7200001"
+CHECK_SHARE = 4
+"""Without folds, one part in this many is kept for the check, by the digest of its name."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The two datasets, and how they were told apart, in words."""
+
+    calibration: Dataset
+    check: Dataset
+    note: str
+
+
+def generated_splits() -> Splits:
+    """Generated carbon fabric: different seeds, so different parts."""
+    return Splits(open_dataset(FABRIC_CALIBRATION), open_dataset(FABRIC_CHECK), f"check on {FABRIC_CHECK}")
+
+
+def split(dataset: Dataset, weights: str | Path, check_folds: Sequence[str] | None, progress: Progress) -> Splits:
+    """Divide a dataset: by its folds where it has them, else by physical part.
+
+    The check folds are those named, else those that the weights' card says were not trained on. Parts of the rest that
+    look like one of the check are left out of calibration.
+    """
+    folds = known_values(dataset, "fold")
+    if not folds:
+        if check_folds:
+            raise UsageError(f"{dataset.name} has no folds", mend="leave --check-fold out: it is split by part")
+        kept = [index for index, entry in enumerate(dataset.entries) if not _is_check(entry.part)]
+        rest = [index for index, entry in enumerate(dataset.entries) if _is_check(entry.part)]
+        if not kept or not rest:
+            raise UsageError(
+                f"{dataset.name} has {len({e.part for e in dataset.entries})} parts, too few to calibrate and to check",
+                mend="give the images to check with --check-data",
+            )
+        return Splits(dataset.select(kept), dataset.select(rest), "check on a quarter of the parts")
+    chosen = set(check_folds or _untrained(weights, folds))
+    check = with_fold(dataset, chosen)
+    others = without_fold(dataset, chosen)
+    calibration, dropped = without_look_alikes(others, check, lambda d, t: progress("looking for look-alikes", d, t))
+    left_out = f"; {len(dropped)} parts that look like one of it do not calibrate" if dropped else ""
+    return Splits(calibration, check, f"check on fold {', '.join(sorted(chosen))}{left_out}")
+
+
+def _is_check(part: str) -> bool:
+    return int.from_bytes(hashlib.sha256(part.encode()).digest()[:4], "big") % CHECK_SHARE == 0
+
+
+def _untrained(weights: str | Path, folds: Sequence[str]) -> list[str]:
+    """The folds that the card beside the weights does not list, or the first one where there is no card."""
+    card: Any = None
+    path = weights_path(weights)
+    for candidate in (path.with_suffix(".yaml"), path.with_name("card.yaml")):
+        if candidate.is_file():
+            try:
+                card = load_yaml(candidate)
+            except LpcnetError:
+                continue
+            break
+    data = card.get("data") if isinstance(card, dict) else None
+    trained = {str(fold) for fold in data.get("folds") or ()} if isinstance(data, dict) else set()
+    return [fold for fold in folds if fold not in trained] or [folds[0]] if trained else [folds[0]]

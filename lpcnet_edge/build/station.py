@@ -1,0 +1,73 @@
+"""``build --from``: what this machine makes of a bundle, from the bundle alone, into this machine's cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from lpcnet_edge.build.half import to_half
+from lpcnet_edge.build.settings import Progress
+from lpcnet_edge.bundle.cache import machine_cache, put_artifact
+from lpcnet_edge.bundle.read import Bundle
+from lpcnet_edge.errors import UsageError
+
+
+@dataclass(frozen=True)
+class StationPlans:
+    """Where the plans are, and what a person should be told."""
+
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data as docs/json.md describes."""
+        return {"files": list(self.files), "notes": list(self.notes), "seconds": round(self.seconds, 2)}
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        return [*self.notes, *self.files]
+
+
+def plans_for_station(
+    bundle: Bundle, backend: str, compute_capabilities: tuple[str, ...], progress: Progress
+) -> StationPlans:
+    """Build TensorRT plans of both stages into the machine's cache.
+
+    ``backend`` is ``tensorrt`` or ``tensorrt-rtx``; ``auto`` takes the one that is installed. The CPU backends need
+    none. Raises ``UsageError`` for those, ``MissingLibrary`` or ``MissingDevice`` where there is nothing to build with.
+    """
+    from lpcnet_edge.build.plans import StageOnnx, build_plans
+
+    if backend in ("openvino", "onnxruntime"):
+        raise UsageError(
+            f"{backend} needs no plans: it compiles the bundle when it is opened", mend="lpcnet-edge run BUNDLE SOURCE"
+        )
+    module = _installed() if backend == "auto" else backend.replace("-", "_")
+    stages = {}
+    for name, spec in bundle.manifest.stages.items():
+        canonical = bundle.read(spec.file)
+        half = None
+        if spec.precision != "fp32":
+            half = to_half(onnx.load_model_from_string(canonical)).SerializeToString()
+        stages[name] = StageOnnx(canonical, half)
+    built = build_plans(
+        stages,
+        module=module,
+        compute_capabilities=compute_capabilities or None,
+        progress=lambda share, phase: progress(phase, round(100 * share), 100),
+    )
+    files = []
+    for name, data in built.files.items():
+        runtime, version, device = name.split("/")[1].rsplit("-", 2)
+        cache = machine_cache(bundle.id, runtime, version, device)
+        files.append(str(put_artifact(cache, name.rsplit("/", 1)[1], data)))
+    return StationPlans(tuple(files), built.notes, built.seconds)
+
+
+def _installed() -> str:
+    from importlib.util import find_spec
+
+    return next((name for name in ("tensorrt", "tensorrt_rtx") if find_spec(name) is not None), "tensorrt")

@@ -1,0 +1,160 @@
+"""``build``: weights to a bundle of engines, and a bundle to plans for this machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpcnet_edge.cli.console import add_json_option, phases, print_json, text_console
+from lpcnet_edge.cli.options import add_dataset_options, add_rules_option, open_data, open_rules
+from lpcnet_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from lpcnet_edge.build.settings import BuildResult, Progress
+    from lpcnet_edge.build.splits import Splits
+
+_BACKENDS = ("auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this module's verb to the command."""
+    parser = verbs.add_parser("build", help="weights to a bundle of INT8, FP16 or FP32 engines")
+    kinds = parser.add_mutually_exclusive_group()
+    for name in ("int8", "fp16", "fp32"):
+        kinds.add_argument(
+            f"--{name}", dest="precision", action="store_const", const=name, help=f"build {name.upper()}"
+        )
+    parser.add_argument("--weights", metavar="NAME", help="shipped weights, or the path of a .safetensors or .pt file")
+    parser.add_argument(
+        "--from", dest="bundle", type=Path, metavar="BUNDLE", help="make this machine's plans of a bundle"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle's folder")
+    add_dataset_options(parser, required=False)
+    parser.add_argument("--check-fold", nargs="+", metavar="N", help="folds to check on, not to calibrate with")
+    parser.add_argument("--check-data", metavar="DATA", help="other data to check on")
+    parser.add_argument("--recipe", type=Path, metavar="YAML", help="which tiles calibrate (docs/calibration.md)")
+    parser.add_argument(
+        "--method", default="auto", metavar="NAME", help="minmax, percentile, entropy, mse; default auto"
+    )
+    parser.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="mIoU that INT8 may lose, 0.5")
+    parser.add_argument(
+        "--backend", choices=_BACKENDS, default="auto", help="what the bundle is built for and measured on"
+    )
+    parser.add_argument("--sm", nargs="+", metavar="CC", help="tensorrt-rtx: cards to build plans for, such as 8.9")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="sign with this private key")
+    add_rules_option(parser)
+    add_json_option(parser)
+    parser.set_defaults(run=run_build)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """``lpcnet-edge build``"""
+    if args.bundle is not None:
+        return _build_from(args)
+    if args.weights is None or args.out is None:
+        raise UsageError("--weights and --out are missing", mend="lpcnet-edge build --int8 --weights NAME --out DIR")
+    from lpcnet_edge.build.build import build_bundle
+    from lpcnet_edge.build.calibration_set import CalibrationRecipe
+    from lpcnet_edge.build.settings import BuildSettings
+    from lpcnet_edge.check.agreement import comparing
+    from lpcnet_edge.config import load_config
+    from lpcnet_edge.decision import Rules
+
+    options: dict[str, Any] = {}
+    if args.recipe is not None:
+        options["recipe"] = load_config(args.recipe, CalibrationRecipe)
+    plans = {args.backend.replace("-", "_"): tuple(args.sm or ())} if args.backend.startswith("tensorrt") else {}
+    if args.sm and not plans:
+        raise UsageError("--sm is for plans", mend="add --backend tensorrt-rtx")
+    settings = BuildSettings(
+        precision=args.precision or "int8",
+        backend="onnxruntime" if args.backend == "onnxruntime" else "openvino",
+        method=args.method,
+        max_drop=args.max_drop,
+        rules=open_rules(args) or Rules(),
+        sign_with=args.key,
+        plans=plans,
+        **options,
+    )
+    with phases() as progress:
+        splits = _splits(args, progress)
+        result = build_bundle(
+            args.weights, splits.calibration, args.out, settings, comparing(splits.check, settings.rules), progress
+        )
+    if args.json:
+        print_json({**result.to_json(), "split": splits.note})
+    else:
+        _print(result, splits)
+    return 0
+
+
+def _splits(args: argparse.Namespace, progress: Progress) -> Splits:
+    from lpcnet_edge.build.splits import Splits, generated_splits, split
+    from lpcnet_edge.datasets import open_dataset
+
+    if args.data is None:
+        if args.weights != "carbon-fabric":
+            raise UsageError(
+                "--data is missing: calibration needs images", mend="name the dataset's folder with --data"
+            )
+        return generated_splits()
+    data = open_data(args)
+    if args.check_data:
+        check = open_dataset(args.check_data, channels=args.channels)
+        return Splits(data, check, f"check on {args.check_data}")
+    return split(data, args.weights, args.check_fold, progress)
+
+
+def _build_from(args: argparse.Namespace) -> int:
+    from lpcnet_edge.build.station import plans_for_station
+    from lpcnet_edge.bundle.read import open_bundle
+
+    for name in ("weights", "out", "data"):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--from takes everything from the bundle, --{name} is given", mend=f"leave --{name} out")
+    bundle = open_bundle(args.bundle, trusted_key=args.key)
+    if args.precision not in (None, bundle.manifest.precision):
+        raise UsageError(
+            f"{args.bundle} is {bundle.manifest.precision}, --{args.precision} is given",
+            mend=f"use --{bundle.manifest.precision}, or build a {args.precision} bundle from the weights",
+        )
+    with phases() as progress:
+        made = plans_for_station(bundle, args.backend, tuple(args.sm or ()), progress)
+    if args.json:
+        print_json({"bundle": bundle.id, **made.to_json()})
+    else:
+        for line in made.lines():
+            print(line)
+    return 0
+
+
+def _print(result: BuildResult, splits: Splits) -> None:
+    from rich.table import Table
+
+    console = text_console()
+    check: Any = result.report["check"]
+    table = Table(title=f"{result.bundle.manifest.precision} beside float: {splits.note}")
+    for column in ("", "float", result.bundle.manifest.precision):
+        table.add_column(column, justify="left" if not column else "right")
+    rows: list[tuple[str, Callable[[Any], str]]] = [
+        ("mIoU", lambda side: f"{side['mean_iou']:.2f}"),
+        ("mPA", lambda side: f"{side['mean_pixel_accuracy']:.2f}"),
+        ("IoU of defect", lambda side: f"{side['defect_iou']:.2f}"),
+    ]
+    for name, show in rows:
+        table.add_row(name, show(check["reference"]), show(check["candidate"]))
+    console.print(table)
+    agreement = check["agreement"]
+    console.print(
+        f"defect masks overlap by {agreement['mask_iou']:.2f} %, {agreement['pixels']:.3f} % of the pixels agree, "
+        f"{len(check['escapes']['new'])} new escapes, {agreement['defects_lost']} of "
+        f"{agreement['defects_caught_by_reference']} caught defects lost"
+    )
+    if result.bundle.manifest.precision == "int8":
+        restored = ", ".join(result.restored_layers) or "none"
+        console.print(f"ranges by {result.report['method']}; layers kept in float: {restored}")
+    for note in result.notes:
+        console.print(note)
+    console.print(f"{result.bundle.path}: {result.bundle.id}, {result.seconds:.1f} s, {result.peak_rss_mb:.0f} MB")

@@ -1,0 +1,149 @@
+"""``calibrate``: the images that an INT8 engine is calibrated with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar
+from lpcnet_edge.cli.options import add_dataset_options, open_data
+from lpcnet_edge.errors import BadInput, UsageError
+
+if TYPE_CHECKING:
+    from lpcnet_edge.build.calibration_set import CalibrationRecipe
+    from lpcnet_edge.build.lint_sources import Looked
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this module's verb to the command."""
+    parser = verbs.add_parser(
+        "calibrate",
+        help="pick the images that INT8 is calibrated with, and judge them",
+        description="Pick the images that INT8 is calibrated with, and judge them. Each kind takes --json.",
+    )
+    kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
+
+    kind = kinds.add_parser("set", help="pick images from a dataset by a recipe, and write their manifest")
+    add_dataset_options(kind)
+    _add_recipe_option(kind)
+    kind.add_argument("--exclude-fold", nargs="+", default=[], metavar="N", help="folds to keep out, for the check")
+    kind.add_argument("--tile", type=int, default=256, metavar="PX", help="side of a tile, default 256")
+    kind.add_argument("--out", required=True, type=Path, metavar="JSON", help="where the manifest goes")
+    add_json_option(kind)
+    kind.set_defaults(run=run_set)
+
+    kind = kinds.add_parser("lint", help="what is wrong with a set of images; exit code 3 where it must not be used")
+    kind.add_argument(
+        "source", metavar="SET-OR-DATA", help="a manifest (then --data too), a dataset, or a folder of images"
+    )
+    add_dataset_options(kind, required=False)
+    _add_recipe_option(kind)
+    kind.add_argument("--live", type=Path, metavar="DIR", help="frames from the line, to compare the images with")
+    check = kind.add_mutually_exclusive_group()
+    check.add_argument("--check-data", metavar="DATA", help="the dataset that accuracy will be checked on")
+    check.add_argument("--fold", nargs="+", default=[], metavar="N", help="the folds that accuracy will be checked on")
+    add_json_option(kind)
+    kind.set_defaults(run=run_lint)
+
+
+def _add_recipe_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", type=Path, metavar="YAML", help="what to pick (docs/calibration.md)")
+
+
+def _open_recipe(path: Path | None) -> CalibrationRecipe:
+    from lpcnet_edge.build.calibration_set import CalibrationRecipe
+    from lpcnet_edge.config import load_config
+
+    return load_config(path, CalibrationRecipe) if path else CalibrationRecipe()
+
+
+def run_set(args: argparse.Namespace) -> int:
+    """``lpcnet-edge calibrate set``"""
+    from lpcnet_edge.build.calibration_set import pick_calibration_set
+    from lpcnet_edge.build.lint_sources import without_look_alikes
+    from lpcnet_edge.datasets import with_fold, without_fold
+
+    data = open_data(args)
+    left_out: tuple[str, ...] = ()
+    recipe = _open_recipe(args.recipe)
+    with progress_bar("picking") as progress:
+        if args.exclude_fold:
+            check = with_fold(data, args.exclude_fold)
+            data, left_out = without_look_alikes(without_fold(data, args.exclude_fold), check, progress)
+        chosen = pick_calibration_set(data, recipe, args.tile, progress)
+    chosen.write(args.out)
+    parts = len({entry.part for entry in chosen.entries})
+    if args.json:
+        print_json(
+            {
+                "out": str(args.out),
+                "digest": chosen.digest,
+                "images": len(chosen.entries),
+                "parts": parts,
+                "left_out": list(left_out),
+                "shortfalls": list(chosen.shortfalls),
+            }
+        )
+        return 0
+    print(f"{args.out}: {len(chosen.entries)} images of {parts} parts, digest {chosen.digest}")
+    if left_out:
+        print(f"left out, since they look like parts of the excluded folds: {', '.join(left_out)}")
+    for shortfall in chosen.shortfalls:
+        print(f"short: {shortfall}")
+    return 0
+
+
+def run_lint(args: argparse.Namespace) -> int:
+    """``lpcnet-edge calibrate lint``"""
+    from lpcnet_edge.build.lint_sources import lint_set, look_at_folder
+
+    with progress_bar("looking") as progress:
+        ours, check = _look_at_source(args, progress)
+        live = look_at_folder(args.live, ours.looks[0].channels if ours.looks else None) if args.live else None
+        found = lint_set(ours, check, live)
+    if args.json:
+        from lpcnet_edge.config import to_mapping
+
+        print_json({**to_mapping(found), "refused": found.refused})
+        return BadInput.exit_code if found.refused else 0
+    print(f"{found.images} images of {found.parts} parts, compared with {found.against or 'nothing (--live)'}")
+    if found.classes:
+        print(", ".join(f"{count} {name}" for name, count in found.classes.items()))
+    for finding in found.findings:
+        print(f"{finding.severity}: {finding.message} (mend: {finding.mend})")
+    print("refused" if found.refused else "usable")
+    return BadInput.exit_code if found.refused else 0
+
+
+def _look_at_source(args: argparse.Namespace, progress: Any) -> tuple[Looked, Looked | None]:
+    """The images to judge, and those of the check."""
+    from lpcnet_edge.build.calibration_set import is_manifest, open_calibration_set, pick_calibration_set
+    from lpcnet_edge.build.lint_sources import is_image_folder, look_at_dataset, look_at_folder, look_at_set
+    from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
+
+    source = Path(args.source)
+    check = look_at_dataset(open_dataset(args.check_data, channels=args.channels)) if args.check_data else None
+    if is_manifest(source):
+        if args.data is None or args.recipe:
+            raise UsageError(
+                f"{source} lists images of a dataset", mend="name the dataset with --data, and leave --recipe out"
+            )
+        data = open_data(args)
+        ours = look_at_set(open_calibration_set(source, data), progress)
+        return ours, look_at_dataset(with_fold(data, args.fold)) if args.fold else check
+    if args.data is not None:
+        raise UsageError(f"--data belongs to a manifest, {source} is none", mend="leave --data out")
+    if is_image_folder(source):
+        if args.recipe or args.fold:
+            raise UsageError(
+                f"{source} is a folder of images without labels", mend="--recipe and --fold need a dataset"
+            )
+        return look_at_folder(source, args.channels, progress), check
+    args.data = args.source
+    data = open_data(args)
+    rest = without_fold(data, args.fold) if args.fold else data
+    check = look_at_dataset(with_fold(data, args.fold)) if args.fold else check
+    if args.recipe is None:
+        return look_at_dataset(rest, progress), check
+    return look_at_set(pick_calibration_set(rest, _open_recipe(args.recipe), 256), progress), check
