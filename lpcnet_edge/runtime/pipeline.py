@@ -1,0 +1,273 @@
+"""What is done to frames between a source and a sink, without any scheduling: ``bulk`` and ``live`` drive it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcnet_edge.backends.base import Slot
+from lpcnet_edge.bundle.read import Bundle
+from lpcnet_edge.decision import ask_review, decide
+from lpcnet_edge.errors import BadConfig, BadInput, LpcnetError
+from lpcnet_edge.runtime.cascade import overload, select, uncertain
+from lpcnet_edge.runtime.framing import Framing, TilePlan, plan_tiles, write_tiles
+from lpcnet_edge.runtime.settings import RunSettings
+from lpcnet_edge.runtime.sources.frame import Frame, Item
+from lpcnet_edge.runtime.stitching import Stitcher
+from lpcnet_edge.types import ClassMap, Verdict
+
+MAX_SLOT_TILES = 1024
+"""A frame of more tiles is refused: 256 px colour tiles take 0.4 MB of a slot each. 8192 x 6000 px are 999 of them."""
+
+TILED_FROM = 4
+"""A frame of more than this many tiles along a side is cut up: resized to one tile, a defect would lose more than three
+quarters of its length."""
+
+_STITCHERS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One frame taken and what was decided; ``classes`` (H, W) uint8 is a copy, where asked for and where there is one."""
+
+    item: Item
+    verdict: Verdict
+    classes: ClassMap | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A frame on its way. Times are ``time.monotonic_ns``.
+
+    Attributes
+    ----------
+    item, taken_ns
+        What was taken, and when; not later than when we got it.
+    plan, first
+        Its tiles, which begin at ``first`` in the slot. None where it has none.
+    picked, picked_first
+        (M,) int32, those for stage 2, by their number in the plan; and where they begin among the slot's picked ones.
+    latency_ms
+        By stage.
+    result
+        Set as soon as nothing more is to be computed.
+    """
+
+    item: Item
+    taken_ns: int
+    plan: TilePlan | None = None
+    first: int = 0
+    picked: NDArray[np.int32] | None = None
+    picked_first: int = 0
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    result: Result | None = None
+
+
+@dataclass(slots=True)
+class Totals:
+    """What has gone through: counts of frames by outcome and of tiles, and nanoseconds of our own work."""
+
+    passed: int = 0
+    rejected: int = 0
+    review: int = 0
+    failed: int = 0
+    late: int = 0
+    dropped: int = 0
+    tiles: int = 0
+    picked: int = 0
+    overloads: int = 0
+
+    @property
+    def frames(self) -> int:
+        """All verdicts."""
+        return self.passed + self.rejected + self.review
+
+
+class Pipeline:
+    """The steps of a frame. One thread uses it.
+
+    Parameters
+    ----------
+    bundle
+        Whose classes, tile size, gate and rules hold.
+    settings
+        Of the run.
+    backend_name
+        Recorded in verdicts.
+    keep_maps
+        Whether results carry class maps.
+
+    Raises
+    ------
+    BadConfig
+        The settings do not fit the bundle: the tile's size, or a class that a rule names.
+    """
+
+    def __init__(self, bundle: Bundle, settings: RunSettings, backend_name: str, *, keep_maps: bool = False) -> None:
+        manifest = bundle.manifest
+        self.bundle_id, self.backend_name = bundle.id, backend_name
+        self.classes, self.channels, self.tile_px = manifest.classes, manifest.channels, manifest.tile_px
+        self.settings, self.keep_maps = settings, keep_maps
+        self.rules = settings.rules or manifest.rules
+        self.rules.check_classes(self.classes)
+        if settings.framing is not None and settings.framing.tile_px != self.tile_px:
+            raise BadConfig(
+                f"framing.tile_px is {settings.framing.tile_px}, the bundle's tiles have {self.tile_px} px",
+                mend=f"write tile_px: {self.tile_px}",
+            )
+        overlap = min(Framing.overlap_px, self.tile_px // 8)
+        self._resized = Framing("resize", self.tile_px, overlap)
+        self._tiled = Framing("tile", self.tile_px, overlap)
+        gate = manifest.gate
+        self.threshold = settings.gate if not isinstance(settings.gate, str) else None
+        if settings.gate == "auto":
+            self.threshold = gate.threshold
+        self.totals = Totals()
+        self._plans: dict[tuple[int, ...], TilePlan] = {}
+        self._stitchers: OrderedDict[int, Stitcher] = OrderedDict()
+
+    def begin(self, item: Item) -> Work:
+        """Take an item: its tiles are planned, or its result is set where it cannot be inspected."""
+        now_ns = time.monotonic_ns()
+        work = Work(item, min(item.taken_ns, now_ns))  # a source's clock that runs ahead must not buy time
+        work.latency_ms["waiting"] = (now_ns - work.taken_ns) / 1e6
+        if not isinstance(item, Frame):
+            self.reject(work, item.reason)
+            return work
+        try:
+            work.plan = self._plan(item)
+        except LpcnetError as exc:
+            self.reject(work, f"not inspected: {exc.message}")
+        return work
+
+    def _plan(self, frame: Frame) -> TilePlan:
+        shape = frame.pixels.shape
+        plan = self._plans.get(shape)
+        if plan is not None:
+            return plan
+        channels = shape[2] if len(shape) == 3 else 1
+        if channels != self.channels or frame.pixels.dtype != np.uint8 or len(shape) not in (2, 3) or 0 in shape:
+            raise BadInput(
+                f"the frame is {frame.pixels.dtype} of shape {shape}, the network takes uint8 with "
+                f"{self.channels} channel(s)"
+            )
+        framing = self.settings.framing
+        if framing is None:
+            framing = self._tiled if max(shape[:2]) > TILED_FROM * self.tile_px else self._resized
+        plan = plan_tiles(shape[0], shape[1], framing)
+        self.rules.check_frame(*plan.map_shape)
+        if len(plan) > MAX_SLOT_TILES:
+            raise BadInput(f"{shape[1]} x {shape[0]} px are {len(plan)} tiles; the most is {MAX_SLOT_TILES}")
+        if len(self._plans) >= 64:
+            self._plans.clear()
+        self._plans[shape] = plan
+        return plan
+
+    def write(self, work: Work, slot: Slot, first: int) -> None:
+        """Write a frame's tiles into the slot from ``first`` on."""
+        assert work.plan is not None and isinstance(work.item, Frame)
+        started = time.perf_counter()
+        work.first = first
+        count = len(work.plan)
+        write_tiles(work.item.pixels, work.plan, slot.pixels[first:], 0, count)
+        self.totals.tiles += count
+        work.latency_ms["tiling"] = 1e3 * (time.perf_counter() - started)
+
+    def gate(self, works: Sequence[Work], slot: Slot) -> NDArray[np.int32]:
+        """Pick tiles by stage 1's scores: (M,) int32, places in the slot, ascending. Frames over budget are rejected."""
+        chosen: list[NDArray[np.int32]] = []
+        count = 0
+        for work in works:
+            if work.result is not None or work.plan is None:
+                continue
+            started = time.perf_counter()
+            plan = work.plan
+            picked = select(slot.score[work.first : work.first + len(plan)], self.threshold, plan)
+            why = overload(len(picked), len(plan), self.settings.budget_tiles)
+            if why is not None:
+                self.totals.overloads += 1
+                self.reject(work, why)
+                continue
+            work.picked, work.picked_first = picked, count
+            if len(picked):
+                count += len(picked)
+                chosen.append(picked + np.int32(work.first) if work.first else picked)
+            work.latency_ms["gate"] = 1e3 * (time.perf_counter() - started)
+        self.totals.picked += count
+        if not chosen:
+            return np.zeros(0, np.int32)
+        return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
+
+    def finish(self, work: Work, slot: Slot) -> Result:
+        """Stitch and decide a frame whose stages are through; the result of one that has one already."""
+        if work.result is not None:
+            return work.result
+        assert work.plan is not None and work.picked is not None
+        started = time.perf_counter()
+        plan, picked = work.plan, work.picked
+        scores = slot.score[work.first : work.first + len(plan)]
+        stitcher = self._stitcher(plan)
+        stitcher.begin(scores if len(picked) < len(plan) else None)
+        rows = slice(work.picked_first, work.picked_first + len(picked))
+        stitcher.add(picked, slot.classes[rows], slot.confidence[rows])
+        classes, confidence = stitcher.finish()
+        stitched = time.perf_counter()
+        verdict = decide(classes, confidence, self.classes, self.rules, part_id=work.item.part_id)
+        unsure = uncertain(scores, self.settings.uncertain)
+        if len(unsure) and verdict.outcome == "pass":
+            verdict = ask_review(verdict, f"uncertain: {len(unsure)} tile(s) score in {list(self.settings.uncertain or ())}")
+        work.latency_ms["stitch"] = 1e3 * (stitched - started)
+        work.latency_ms["decide"] = 1e3 * (time.perf_counter() - stitched)
+        self._close(work, verdict, classes.copy() if self.keep_maps else None)
+        assert work.result is not None
+        return work.result
+
+    def reject(self, work: Work, reason: str) -> Result:
+        """Make a frame a reject for something else than its defects."""
+        self._close(work, Verdict(work.item.part_id, "reject", (reason,)), None)
+        assert work.result is not None
+        return work.result
+
+    def late(self, work: Work, deadline_ms: float) -> Result:
+        """Make a decided frame whose verdict came too late a reject; its defects stay."""
+        assert work.result is not None
+        verdict = work.result.verdict
+        reason = f"late: {verdict.latency_ms['total']:.1f} ms, the deadline is {deadline_ms:g} ms"
+        work.result = replace(
+            work.result, verdict=replace(verdict, outcome="reject", reasons=(reason, *verdict.reasons))
+        )
+        return work.result
+
+    def count(self, result: Result) -> None:
+        """Add a result that is given out to the totals."""
+        outcome = result.verdict.outcome
+        if outcome == "pass":
+            self.totals.passed += 1
+        elif outcome == "reject":
+            self.totals.rejected += 1
+        else:
+            self.totals.review += 1
+
+    def _close(self, work: Work, verdict: Verdict, classes: ClassMap | None) -> None:
+        work.latency_ms["total"] = (time.monotonic_ns() - work.taken_ns) / 1e6
+        verdict = replace(
+            verdict, latency_ms=work.latency_ms, backend=self.backend_name, bundle=self.bundle_id
+        )
+        work.result = Result(work.item, verdict, classes)
+
+    def _stitcher(self, plan: TilePlan) -> Stitcher:
+        """Kept for the plans used last; each takes up to 4 bytes a pixel."""
+        key = id(plan)  # the stitcher holds its plan, so no other gets this id
+        stitcher = self._stitchers.get(key)
+        if stitcher is None:
+            if len(self._stitchers) >= _STITCHERS:
+                self._stitchers.popitem(last=False)
+            stitcher = self._stitchers[key] = Stitcher(plan)
+        else:
+            self._stitchers.move_to_end(key)
+        return stitcher

@@ -1,0 +1,121 @@
+"""Settings of a run, as they stand in a station's YAML. ``docs/running.md`` is for those who write them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lpcnet_edge.decision import Rules
+from lpcnet_edge.runtime.framing import Framing
+from lpcnet_edge.runtime.sinks.settings import SinkSettings
+from lpcnet_edge.runtime.sources.settings import SourceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """How frames are decided that come at their own pace.
+
+    Attributes
+    ----------
+    deadline_ms
+        From the moment a frame was taken to its verdict; later is a reject. None: no deadline.
+    when_full
+        What a source does that is ahead by ``waiting`` frames: ``block`` waits, ``drop-oldest`` gives the oldest up,
+        which becomes a reject. A camera's own queue drops its oldest when it is kept waiting.
+    waiting
+        Frames of each source that may wait.
+    reopen_first_s, reopen_largest_s
+        A backend that failed is opened again after the first pause; it doubles, up to the largest.
+    hang_s
+        A backend that works on a slot for so long counts as failed.
+    """
+
+    deadline_ms: float | None = None
+    when_full: Literal["block", "drop-oldest"] = "block"
+    waiting: int = 2
+    reopen_first_s: float = 0.5
+    reopen_largest_s: float = 10.0
+    hang_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.deadline_ms is not None and self.deadline_ms <= 0:
+            raise ValueError(f"deadline_ms is {self.deadline_ms}; it is above 0, or null for none")
+        if self.waiting < 1:
+            raise ValueError(f"waiting is {self.waiting}; at least 1 frame waits")
+        if not 0 < self.reopen_first_s <= self.reopen_largest_s:
+            raise ValueError("reopen_first_s lies above 0 and at most at reopen_largest_s")
+        if self.hang_s <= 0:
+            raise ValueError(f"hang_s is {self.hang_s}; it is above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class BulkSettings:
+    """How frames are decided that wait for us.
+
+    Attributes
+    ----------
+    slots
+        Sets of buffers in flight: one is filled while another is in stage 1 and a third in stage 2.
+    tiles
+        Tiles a slot holds at least; frames share it, and one that needs more gets a larger slot.
+    linger_ms
+        A slot that is not full goes on when no frame has come for so long.
+    """
+
+    slots: int = 3
+    tiles: int = 32
+    linger_ms: float = 50.0
+
+    def __post_init__(self) -> None:
+        if self.slots < 2:
+            raise ValueError(f"slots is {self.slots}; it takes 2, one to fill and one at work")
+        if self.tiles < 1 or self.linger_ms < 0:
+            raise ValueError("tiles is at least 1, and linger_ms not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """A run. What is None is the bundle's.
+
+    Attributes
+    ----------
+    framing
+        How a frame becomes tiles. None decides by each frame's size: one of more than ``TILED_FROM`` tiles along a side
+        is cut into tiles, others are resized, as in training and in the checks.
+    gate
+        ``off``, ``auto`` (the bundle's) or a threshold, for which nothing is promised.
+    budget_tiles
+        A frame that picks more tiles for stage 2 is a reject.
+    uncertain
+        A frame that would pass although a tile's score lies in this band asks for review.
+    rules
+        Verdict rules.
+    views
+        Names of the sources that see one part each; their verdicts of a ``part_id`` are joined.
+    view_timeout_ms
+        A view that comes later than this after the part's first is missing.
+    """
+
+    framing: Framing | None = None
+    gate: Literal["off", "auto"] | float = "auto"
+    budget_tiles: int | None = None
+    uncertain: tuple[float, float] | None = None
+    rules: Rules | None = None
+    views: tuple[str, ...] = ()
+    view_timeout_ms: float = 1000.0
+    live: LiveSettings = LiveSettings()
+    bulk: BulkSettings = BulkSettings()
+    source: SourceSettings = SourceSettings()
+    sinks: SinkSettings = field(default_factory=SinkSettings)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.gate, str) and not 0 <= self.gate <= 1:
+            raise ValueError(f"the gate's threshold is {self.gate}; it lies between 0 and 1")
+        if self.budget_tiles is not None and self.budget_tiles < 1:
+            raise ValueError(f"budget_tiles is {self.budget_tiles}; it is 1 or more")
+        if self.uncertain is not None and not 0 <= self.uncertain[0] < self.uncertain[1] <= 1:
+            raise ValueError(f"uncertain is {list(self.uncertain)}; it rises, from 0 to 1")
+        if len(set(self.views)) < len(self.views):
+            raise ValueError(f"a view is named twice: {', '.join(self.views)}")
+        if self.view_timeout_ms <= 0:
+            raise ValueError(f"view_timeout_ms is {self.view_timeout_ms}; it is above 0")

@@ -1,0 +1,84 @@
+"""A text file that only grows, by whole lines, whatever happens to the process or the disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from lpcnet_edge.errors import SinkFailed
+
+_CHUNK = 65536
+
+
+class AppendFile:
+    """Appends blocks of whole lines; each block is in the file whole, and on the disk, or not at all.
+
+    A block that cannot be written whole is cut off again. What a killed process left of one is cut off at opening: all
+    after the last newline. A lock keeps a second writer out. Pipes and devices get the bytes and none of the promises.
+
+    Raises ``SinkFailed`` at opening; ``append`` raises ``OSError``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise SinkFailed(
+                f"{path} cannot be written: {exc.strerror or exc}",
+                mend="name a file in a folder that can be written to",
+            ) from exc
+        try:
+            self.is_regular = stat.S_ISREG(os.fstat(self._handle).st_mode)
+            if self.is_regular:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._repair()
+        except OSError as exc:
+            os.close(self._handle)
+            held = isinstance(exc, BlockingIOError)
+            raise SinkFailed(
+                f"{path} is being written by another process" if held else f"{path}: {exc.strerror or exc}",
+                mend="give each process a file of its own" if held else "name another file",
+            ) from exc
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file; 0 for a pipe or device."""
+        return os.fstat(self._handle).st_size if self.is_regular else 0
+
+    def append(self, data: bytes) -> None:
+        """Add whole lines, then have them on the disk; raises ``OSError`` with the file as it was before."""
+        before = self.size
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+            if self.is_regular:
+                os.fsync(self._handle)
+        except OSError:
+            # Also after fsync: the kernel may have dropped pages it could not write, so they are written again.
+            if self.is_regular:
+                os.ftruncate(self._handle, before)
+            raise
+
+    def _repair(self) -> None:
+        end = self.size
+        while end > 0:
+            start = max(0, end - _CHUNK)
+            newline = os.pread(self._handle, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < self.size:
+            os.ftruncate(self._handle, end)
+
+    def close(self) -> None:
+        """Close the file; twice is fine."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._handle)

@@ -1,0 +1,190 @@
+"""Verdicts as pictures: masks for machines, overlays for people."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lpcnet_edge.errors import SinkFailed
+from lpcnet_edge.imaging import PALETTE, overlay
+from lpcnet_edge.runtime.sinks.base import Sink
+from lpcnet_edge.runtime.sources.frame import Frame, Item
+from lpcnet_edge.types import ClassMap, Image, Verdict
+
+_LONGEST = 200  # bytes of one part of a path; file systems take 255, and a suffix and a temporary one are added
+_VERDICT_COLOURS = {"pass": (115, 158, 0), "reject": (0, 94, 213), "review": (66, 228, 240)}  # BGR, as PALETTE
+
+
+def picture_path(folder: Path, name: str, suffix: str) -> Path:
+    """Where the picture of a frame goes: its name below ``folder``, never outside, ``suffix`` added."""
+    parts = []
+    for part in name.replace("\0", "_").split("/"):
+        if part in ("", "."):
+            continue
+        raw = part.encode("utf-8", "surrogateescape")
+        if len(raw) > _LONGEST:
+            digest = hashlib.sha256(raw).hexdigest()[:12]
+            part = f"{raw[: _LONGEST - 13].decode('utf-8', 'ignore')}-{digest}"
+        parts.append("__" if part == ".." else part)
+    target = folder.joinpath(*(parts or ["frame"]))
+    return target.with_name(target.name + suffix)
+
+
+class _PictureSink(Sink):
+    kind = "pictures"
+
+    def __init__(self, folder: Path, suffix: str, options: Sequence[int] = ()) -> None:
+        self.name = f"{self.kind} {folder}"
+        self._folder = folder
+        self._suffix = suffix
+        self._options = options
+        self._held: deque[tuple[Path, bytes]] = deque()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise SinkFailed(f"{folder} cannot be made: {exc.strerror or exc}", mend="name another folder") from exc
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SinkFailed(f"{folder} cannot be written to", mend="name another folder, or change its permissions")
+
+    @property
+    def pending(self) -> int:
+        return len(self._held)
+
+    def write(self, item: Item, verdict: Verdict, classes: ClassMap | None = None) -> None:
+        picture = self._draw(item, verdict, classes)
+        if picture is not None:
+            done, data = cv2.imencode(self._suffix, picture, self._options)
+            if not done:
+                raise ValueError(f"{item.name}: no picture of shape {picture.shape} can be made")
+            self._held.append((picture_path(self._folder, item.name, self._suffix), data.tobytes()))
+
+    def flush(self) -> None:
+        while self._held:
+            path, data = self._held[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.tmp")
+            try:
+                temporary.write_bytes(data)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            self._held.popleft()
+
+    def surrender(self) -> Sequence[str]:
+        self._held.clear()
+        return ()
+
+    def _draw(self, item: Item, verdict: Verdict, classes: ClassMap | None) -> Image | None:
+        raise NotImplementedError
+
+
+class MaskSink(_PictureSink):
+    """The class map of each frame that has one, as ``<frame>.png`` of class indices, whole or not at all."""
+
+    kind = "masks"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1))
+
+    def _draw(self, item: Item, verdict: Verdict, classes: ClassMap | None) -> Image | None:
+        return classes
+
+
+class OverlaySink(_PictureSink):
+    """Each frame that could be read, with what was found: ``<frame>.jpg`` or ``.png``, whole or not at all.
+
+    ``classes``: class names by index, for the colours.
+    """
+
+    kind = "overlays"
+
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        *,
+        picture: Literal["jpg", "png"] = "jpg",
+        of: Literal["all", "not-passed"] = "all",
+    ) -> None:
+        options = (cv2.IMWRITE_JPEG_QUALITY, 90) if picture == "jpg" else (cv2.IMWRITE_PNG_COMPRESSION, 1)
+        super().__init__(folder, f".{picture}", options)
+        self._classes = classes
+        self._all = of == "all"
+
+    def _draw(self, item: Item, verdict: Verdict, classes: ClassMap | None) -> Image | None:
+        if not isinstance(item, Frame) or (verdict.outcome == "pass" and not self._all):
+            return None
+        return draw_verdict(item.pixels, verdict, classes, self._classes)
+
+
+def draw_verdict(
+    image: Image, verdict: Verdict, class_map: ClassMap | None, classes: Sequence[str]
+) -> NDArray[np.uint8]:
+    """An image with tinted defects, their contours and labels, and the verdict in the corner: (H, W, 3) BGR.
+
+    Where there is no class map, boxes stand for contours. Text is light on dark, so it reads on any grey.
+    """
+    flat = class_map if class_map is not None else np.zeros(image.shape[:2], np.uint8)
+    canvas = overlay(image, flat)
+    height = max(11, min(canvas.shape[:2]) // 40)  # of a line of text, px
+    placed: list[tuple[int, int, int, int]] = []
+    for defect in verdict.defects:
+        index = classes.index(defect.name) if defect.name in classes else 1
+        colour = PALETTE[index % len(PALETTE)]
+        x, y, width, tall = defect.box_px
+        if class_map is None:
+            cv2.rectangle(canvas, (x, y), (x + width - 1, y + tall - 1), colour, 1)
+        below = y - height - 4 < 0
+        top = y + tall + 2 if below else y - height - 4
+        _label(canvas, f"{defect.name} {defect.confidence:.2f}", x, top, height, colour, placed)
+    first = f": {verdict.reasons[0]}" if verdict.reasons else ""
+    _label(canvas, verdict.outcome + first, 2, 2, height, _VERDICT_COLOURS[verdict.outcome], [])
+    return canvas
+
+
+def _label(
+    canvas: NDArray[np.uint8],
+    text: str,
+    x: int,
+    y: int,
+    height: int,
+    colour: tuple[int, int, int],
+    placed: list[tuple[int, int, int, int]],
+) -> None:
+    """Write light text on a dark ground with an edge in ``colour``, held inside the picture, off earlier labels."""
+    text = text.encode("ascii", "replace").decode()  # OpenCV's font has nothing else
+    scale = height / 22
+    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    wide, tall = width + 8, height + 4
+    x = max(0, min(x, canvas.shape[1] - wide))
+    y = max(0, min(y, canvas.shape[0] - tall))
+    while any(x < px + pw and px < x + wide and y < py + ph and py < y + tall for px, py, pw, ph in placed):
+        y += tall
+    if y + tall > canvas.shape[0]:
+        return  # no room left: the contour stands for itself
+    placed.append((x, y, wide, tall))
+    cv2.rectangle(canvas, (x, y), (x + wide - 1, y + tall - 1), (24, 24, 24), cv2.FILLED)
+    cv2.rectangle(canvas, (x, y), (x + 2, y + tall - 1), colour, cv2.FILLED)
+    at = (x + 5, y + height - 1)
+    cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (240, 240, 240), 1, cv2.LINE_AA)
+
+
+class CallbackSink(Sink):
+    """Calls a Python function once per frame, from the sink's own thread; an exception of it refuses that record."""
+
+    name = "callback"
+
+    def __init__(self, function: Callable[[Item, Verdict, ClassMap | None], None]) -> None:
+        self._function = function
+
+    def write(self, item: Item, verdict: Verdict, classes: ClassMap | None = None) -> None:
+        self._function(item, verdict, classes)
