@@ -24,22 +24,30 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
 )
 
 
-def read_image(path: Path, channels: int) -> Image:
+def read_image(path: Path, channels: int, *, bits: int = 16) -> Image:
     """Decode an image file to (H, W) grey (``channels=1``) or (H, W, 3) BGR (``channels=3``), uint8.
 
-    16-bit files are scaled to 8 bits, transparency is dropped. Raises ``UnreadableImage``.
+    Of 16-bit files the upper 8 of the low ``bits`` bits are kept; transparency is dropped; the EXIF orientation is
+    applied. Raises ``UnreadableImage``, also for a truncated file.
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as exc:
         raise UnreadableImage(f"{path}: {exc.strerror or exc}", mend="check the path and its permissions") from exc
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    image = cv2.imdecode(data, flag) if data.size else None
+    if bits != 16:
+        flag |= cv2.IMREAD_ANYDEPTH
+    try:
+        image = cv2.imdecode(data, flag) if data.size else None
+    except cv2.error as exc:  # such as a header that claims more pixels than OpenCV takes
+        raise UnreadableImage(f"{path}: {exc.err or exc}", mend="replace the file, or remove it") from exc
     if image is None:
         raise UnreadableImage(
             f"{path}: {data.size} bytes that decode as no known image format",
             mend="replace the file with a readable PNG, JPEG, BMP or TIFF, or remove it",
         )
+    if image.dtype == np.uint16:
+        image = np.minimum(np.asarray(image, np.uint16) >> np.uint16(bits - 8), 255)
     return np.asarray(image, dtype=np.uint8)
 
 

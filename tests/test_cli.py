@@ -19,7 +19,24 @@ from lpcnet_edge.cli.command import make_parser
 from lpcnet_edge.errors import BadData, CheckFailed, MissingDevice, MissingLibrary, UsageError
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("train", "show", "check", "predict", "gallery", "data", "generate", "doctor")
+VERBS = (
+    "train",
+    "show",
+    "build",
+    "check",
+    "predict",
+    "gallery",
+    "run",
+    "tune",
+    "data",
+    "generate",
+    "calibrate",
+    "sign",
+    "verify",
+    "keygen",
+    "selftest",
+    "doctor",
+)
 HEAVY = ("numpy", "cv2", "torch", "yaml", "rich", "onnx", "openvino", "onnxruntime", "importlib.metadata")
 
 

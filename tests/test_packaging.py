@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE", "lpcnet_edge")
-SCRIPTS = ("scripts/demo", "scripts/test", "scripts/core-size", ".ci/run")
+SCRIPTS = ("scripts/demo", "scripts/test", "scripts/core-size", "scripts/jetson-wheels", ".ci/run")
 
 # What a bare station does with nothing but the core: every module that needs no torch, the command, and an engine.
 SMOKE = """
@@ -71,7 +71,8 @@ def test_metadata() -> None:
     metadata = distribution("lpcnet-edge").metadata
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra") or []) == {"train", "tensorrt", "tensorrt-rtx", "station", "dev"}
+    extras = {"train", "tensorrt", "tensorrt-rtx", "cuda12", "cuda13", "pycuda", "station", "dev"}
+    assert set(metadata.get_all("Provides-Extra") or []) == extras
     scripts = [e for e in distribution("lpcnet-edge").entry_points if e.group == "console_scripts"]
     assert [(e.name, e.value) for e in scripts] == [("lpcnet-edge", "lpcnet_edge.cli:main")]
 
@@ -79,6 +80,7 @@ def test_metadata() -> None:
 def test_the_core_needs_no_torch() -> None:
     core = requirements("3.11")
     assert set(core) == {
+        "cryptography",
         "numpy",
         "onnx",
         "onnx-graphsurgeon",
@@ -138,7 +140,14 @@ def test_a_wheel_holds_what_the_package_needs(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = [
         path.relative_to(ROOT).as_posix()
-        for pattern in ("**/*.py", "py.typed", "recipes/*.yaml", "weights/*.yaml", "weights/*.safetensors")
+        for pattern in (
+            "**/*.py",
+            "py.typed",
+            "schemas/*.json",
+            "recipes/*.yaml",
+            "weights/*.yaml",
+            "weights/*.safetensors",
+        )
         for path in (ROOT / "lpcnet_edge").glob(pattern)
     ]
     assert "lpcnet_edge/py.typed" in wanted
@@ -186,9 +195,17 @@ def test_without_the_venv_module_the_package_is_named(tools: Path, tmp_path: Pat
     write_tool(tools, "python3", '[[ "$2" == *ensurepip* ]] && exit 1; exit 0')
     (tools / "id").unlink()
     write_tool(tools, "id", "echo 1000")
-    done = run_script(fake_clone(tmp_path / "clone"), "test", path=str(tools))
+    done = run_script(fake_clone(tmp_path / "clone"), "demo", path=str(tools))
     assert done.returncode == 4
     assert "error: missing Debian packages: python3-venv\nmend: sudo apt-get install python3-venv" in done.stderr
+
+
+def test_packages_that_only_tests_need_are_named(tools: Path, tmp_path: Path) -> None:
+    (tools / "id").unlink()
+    write_tool(tools, "id", "echo 1000")
+    done = run_script(fake_clone(tmp_path / "clone"), "test", path=str(tools))
+    assert done.returncode == 4
+    assert "error: missing Debian packages: aravis-tools\nmend: sudo apt-get install aravis-tools" in done.stderr
 
 
 def test_an_old_python_is_refused(tools: Path, tmp_path: Path) -> None:
@@ -208,12 +225,13 @@ def test_a_second_start_installs_nothing_and_passes_arguments_on(tmp_path: Path)
         f'echo "$@" >>{log}\nif [ "$2" = venv ]; then mkdir -p .venv/bin\n'
         f"printf '%s\\n' '#!/bin/bash' 'echo \"$@\" >>{log}' >.venv/bin/python\nchmod +x .venv/bin/python; fi\nexit 0",
     )
+    write_tool(tmp_path / "bin", "dpkg-query", "echo install ok installed")
     path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
     assert run_script(clone, "test", "-k", "one", path=path).returncode == 0
     first = log.read_text(encoding="utf-8").splitlines()
     assert "-m venv --clear .venv" in first
     assert any("install" in line and "torch==" in line for line in first)
-    assert any("--editable .[train,dev]" in line for line in first)
+    assert any("--editable .[train,dev,tensorrt-rtx]" in line for line in first)
     assert first[-1] == "-m pytest -p xdist -n auto -k one"
 
     log.unlink()

@@ -1,9 +1,8 @@
-"""ONNX Runtime for the pipeline: inputs and outputs bound to the slots' memory, one thread that runs batches in order."""
+"""ONNX Runtime for the pipeline: inputs and outputs bound to the slots' memory, batches run in order by a thread."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import onnx
 
@@ -31,10 +30,7 @@ class OnnxRuntimeBackend(CpuBackend["Future[None]"]):
             self._engines[stage] = OnnxRuntimeEngine(data, threads=threads)
         # Runs wait for each other in here, not in ONNX Runtime, so that submit returns at once.
         self._pool = ThreadPoolExecutor(tuning.streams, thread_name_prefix="onnxruntime")
-        self.about = (
-            f"onnxruntime {OnnxRuntimeEngine.version} on the CPU, {bundle.manifest.precision}, {tuning.streams} at a "
-            f"time with {threads} thread(s) each, batches up to {tuning.batch}"
-        )
+        self.about = f"onnxruntime {OnnxRuntimeEngine.version} on the CPU, {bundle.manifest.precision}, {tuning}"
 
     def close(self) -> None:
         super().close()
@@ -48,11 +44,7 @@ class OnnxRuntimeBackend(CpuBackend["Future[None]"]):
         return self._pool.submit(self._engines[stage].run_into, feeds, results)
 
     def _wait(self, job: Future[None], timeout_s: float | None) -> bool:
-        try:
-            job.result(timeout_s)
-        except (TimeoutError, FutureTimeoutError):
-            if job.done():  # the work itself raised it
-                raise
+        if not wait([job], timeout_s).done:
             return False
+        job.result()
         return True
-

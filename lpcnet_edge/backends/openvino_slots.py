@@ -1,4 +1,4 @@
-"""OpenVINO for the pipeline: static shapes, asynchronous requests bound to the slots' memory, compiled models cached."""
+"""OpenVINO for the pipeline: static shapes, asynchronous requests bound to the slots' memory, a compile cache."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
     name = "openvino"
     version = OpenVinoEngine.version
 
-    def __init__(
-        self, bundle: Bundle, tuning: Tuning, *, cache: Path | None = None, bfloat16: bool = False
-    ) -> None:
+    def __init__(self, bundle: Bundle, tuning: Tuning, *, cache: Path | None = None, bfloat16: bool = False) -> None:
         super().__init__(bundle.manifest, tuning.sizes)
         self._core = openvino.Core()
         self._cache = cache
@@ -103,10 +101,7 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
                     self._models[stage, size] = self._compile(stage, parts, size, settings)
                 self._idle[stage, size] = []
         precision = "bfloat16 where in float" if bfloat16 else bundle.manifest.precision
-        self.about = (
-            f"openvino {OpenVinoEngine.version} on {self.device(self._core)}, {precision}, "
-            f"{tuning.streams} stream(s) of {tuning.threads} thread(s) in all, batches up to {tuning.batch}"
-        )
+        self.about = f"openvino {OpenVinoEngine.version} on {self.device(self._core)}, {precision}, {tuning}"
 
     @staticmethod
     def device(core: Any = None) -> str:
@@ -161,4 +156,3 @@ def _refusals(stage: str) -> Iterator[None]:
         raise BadArtifact(
             f"OpenVINO refuses the {stage} stage: {reason}", mend="build the bundle again, or use another --backend"
         ) from exc
-

@@ -1,4 +1,4 @@
-"""How a CPU backend uses this machine: threads, streams and batches, as measured by ``lpcnet-edge tune`` or by default."""
+"""How a CPU backend uses this machine: threads, streams and batches, measured by ``lpcnet-edge tune`` or by default."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ class Tuning:
             raise ValueError(f"{self.threads} threads in {self.streams} streams; a stream has one at least")
         if self.batch < 1 or self.batch & (self.batch - 1) or self.batch > 64:
             raise ValueError(f"batch is {self.batch}; it is a power of two up to 64")
+
+    def __str__(self) -> str:
+        said = "tuned here" if self.measured else "not tuned"
+        return f"{self.streams} stream(s), {self.threads} thread(s) in all, batches up to {self.batch} ({said})"
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from lpcnet_edge.build.calibration_file import calibration_json
 from lpcnet_edge.build.calibration_set import CalibrationSet, pick_calibration_set
 from lpcnet_edge.build.engines import Engines
-from lpcnet_edge.build.export import OnnxPair
 from lpcnet_edge.build.float_onnx import float_pair
 from lpcnet_edge.build.golden import golden_files
+from lpcnet_edge.build.half import to_half
 from lpcnet_edge.build.judging import Judge, Judgement
 from lpcnet_edge.build.lint import lint_tiles
+from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.parity import check_parity
-from lpcnet_edge.build.ranging import Ranging, find_ranges, methods_report
+from lpcnet_edge.build.qat import Candidate, tune
+from lpcnet_edge.build.ranging import find_ranges, methods_report
 from lpcnet_edge.build.report import as_json, curve_png
 from lpcnet_edge.build.restore import Step, multiply_adds, restore, sensitivity
 from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
@@ -33,12 +35,14 @@ from lpcnet_edge.bundle.cache import cache_root
 from lpcnet_edge.bundle.manifest import Manifest, StageSpec
 from lpcnet_edge.bundle.model import tensor_specs
 from lpcnet_edge.bundle.write import write_bundle
-from lpcnet_edge.errors import BadData
+from lpcnet_edge.errors import BadData, BuildFailed
 from lpcnet_edge.network.weights import load_network, weights_path
 from lpcnet_edge.types import Dataset, Segmenter
 
 PARITY_TILES = 32
 SENSITIVITY_TILES = 16
+
+_HALF_NOTE = "FP16 was measured on the CPU: its weights rounded to float16, its activations in float32"
 
 JudgeFactory = Callable[[Segmenter, Progress], Judge]
 """From the float reference to what measures candidates against it on the check split."""
@@ -52,14 +56,14 @@ def build_bundle(
     make_judge: JudgeFactory,
     progress: Progress,
 ) -> BuildResult:
-    """Export, check parity, calibrate, quantise, restore precision where needed, measure, and write the bundle.
+    """Export, check parity, calibrate, quantise, tune or restore where needed, measure, and write the bundle.
 
     Parameters
     ----------
     weights
         Shipped name, or a ``.safetensors`` or ``.pt`` file of this network.
     calibration_data
-        What the calibration set is picked from; nothing of the check split.
+        What the calibration set is picked from, and what a fine-tune trains on; nothing of the check split.
     out
         The bundle's folder; a bundle that stands there is replaced at the very end, or not at all.
     make_judge
@@ -105,16 +109,23 @@ def build_bundle(
     if settings.precision == "int8":
         ranging = find_ranges(engines, digest, chosen, settings.method, _private(root / "calibrations"), progress)
         notes.append(ranging.note)
-        steps = _hold(engines, ranging, tiles, judge, settings.max_drop, progress)
+        int8 = Candidate(engines, ranging.calibration, _judged(engines, ranging.ranges, (), judge))
+        if settings.qat is not None:
+            sides = (network, int8, calibration_data, judge, settings.qat, settings.max_drop)
+            int8 = tune(*sides, tiles[:PARITY_TILES], progress)
+            notes.append(int8.note)
+            report["qat"] = int8.report
+        steps = _hold(int8, tiles, judge, settings.max_drop, progress)
         keep_float = steps[-1].restored
-        final = engines.quantised_pair(ranging.ranges, keep_float)
+        final = int8.engines.quantised_pair(int8.ranges, keep_float)
         judgement = steps[-1].judgement
         report |= methods_report(ranging)
         report["restore"] = _curve(steps, settings.max_drop)
-        files["calibration.json"] = calibration_json(ranging.calibration).encode()
+        files["calibration.json"] = calibration_json(int8.calibration).encode()
         files["restore.png"] = curve_png(steps, settings.max_drop)
     else:
-        judgement = judge(engines.reference())
+        judgement = _measured(engines, settings, judge)
+        notes += [_HALF_NOTE] if settings.precision == "fp16" else []
     report["check"] = dict(judgement.report)
     models = {"localization": final.localization, "confidence": final.confidence}
     stages = {f"{name}.onnx": model.SerializeToString() for name, model in models.items()}
@@ -134,7 +145,7 @@ def build_bundle(
         localization=_stage("localization", final.localization, settings, keep_float),
         confidence=_stage("confidence", final.confidence, settings, keep_float),
         rules=settings.rules,
-        provenance=_provenance(weights, digest, chosen, calibration_data, settings),
+        provenance=_provenance(weights, digest, chosen, calibration_data, settings) | _tuning(report),
         accuracy=_summary(judgement),
     )
     progress("writing", 0, 1)
@@ -167,30 +178,38 @@ class _Watch:
         return found
 
 
-def _hold(
-    engines: Engines,
-    ranging: Ranging,
-    tiles: NDArray[np.uint8],
-    judge: Judge,
-    max_drop: float,
-    progress: Progress,
-) -> list[Step]:
+def _judged(engines: Engines, ranges: Mapping[str, float], keep_float: tuple[str, ...], judge: Judge) -> Judgement:
+    candidate = engines.quantised(ranges, keep_float)
+    found = judge(candidate)
+    candidate.close()
+    return found
+
+
+def _measured(engines: Engines, settings: BuildSettings, judge: Judge) -> Judgement:
+    """Float as it is; or the float16-typed pair, which must decide as float did."""
+    if settings.precision == "fp32":
+        return judge(engines.reference())
+    candidate = engines.compile(OnnxPair(*(to_half(m) for m in _named(engines.pair).values())))
+    found = judge(candidate)
+    candidate.close()
+    if broken := found.broken(settings.max_drop):
+        raise BuildFailed(
+            f"FP16 does not decide as float did: {'; '.join(broken)}",
+            mend="build with --fp32, or allow more with --max-drop",
+        )
+    return found
+
+
+def _hold(int8: Candidate, tiles: NDArray[np.uint8], judge: Judge, max_drop: float, progress: Progress) -> list[Step]:
     """INT8 throughout if it holds, else with layers restored; the last step is the one that holds."""
-
-    def judged(keep_float: tuple[str, ...]) -> Judgement:
-        candidate = engines.quantised(ranging.ranges, keep_float)
-        found = judge(candidate)
-        candidate.close()
-        return found
-
-    first = judged(())
+    first, engines, ranges = int8.judgement, int8.engines, int8.ranges
     costs = multiply_adds(engines.pair.localization) | multiply_adds(engines.pair.confidence)
     if not first.broken(max_drop):
         return [Step((), 1.0, first)]
     order = sensitivity(
-        engines.pair, ranging.ranges, tiles[:SENSITIVITY_TILES], lambda d, t: progress("measuring sensitivity", d, t)
+        engines.pair, ranges, tiles[:SENSITIVITY_TILES], lambda d, t: progress("measuring sensitivity", d, t)
     )
-    return restore(list(order), costs, judged, max_drop, first)
+    return restore(list(order), costs, lambda kept: _judged(engines, ranges, kept, judge), max_drop, first)
 
 
 def _linted(chosen: CalibrationSet) -> NDArray[np.uint8]:
@@ -209,7 +228,6 @@ def _plans(
     root: Path,
     progress: Progress,
 ) -> list[str]:
-    from lpcnet_edge.build.half import to_half
     from lpcnet_edge.build.plans import StageOnnx, build_plans
 
     half = settings.precision != "fp32"
@@ -292,6 +310,13 @@ def _provenance(
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+
+
+def _tuning(report: Mapping[str, Any]) -> dict[str, Any]:
+    """That the weights are no longer those of the file named, where a fine-tune changed them."""
+    qat = report.get("qat") or {}
+    kept = ("data", "images", "steps", "seed", "weights_sha256")
+    return {"qat": {name: qat[name] for name in kept}} if qat.get("used") else {}
 
 
 def _version(name: str) -> str:

@@ -60,7 +60,8 @@ class CalibrationKey:
 class TensorRange:
     """One quantised tensor: what was seen of it, its range by every method, and the method that was chosen for it.
 
-    ``count`` and ``zeros`` are numbers of values, ``minimum`` and ``maximum`` exact.
+    ``count`` and ``zeros`` are numbers of values, ``minimum`` and ``maximum`` exact. ``learned`` is the range that a
+    quantisation-aware fine-tune ended with, where there was one.
     """
 
     count: int
@@ -69,6 +70,7 @@ class TensorRange:
     maximum: float
     ranges: Mapping[str, float]
     method: str
+    learned: float | None = None
 
     def __post_init__(self) -> None:
         if set(self.ranges) != set(METHODS) or self.method not in METHODS or self.range <= 0:
@@ -76,8 +78,8 @@ class TensorRange:
 
     @property
     def range(self) -> float:
-        """The largest ``|x|`` that is kept, by the method chosen."""
-        return self.ranges[self.method]
+        """The largest ``|x|`` that is kept, by the method chosen, or as it was learned."""
+        return self.ranges[self.method] if self.learned is None else self.learned
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ class Calibration:
     def with_method(self, method: Method) -> Calibration:
         """The same measurements with another method chosen for every tensor."""
         return replace(self, tensors={name: replace(t, method=method) for name, t in self.tensors.items()})
+
+    def with_learned(self, scales: Mapping[str, float]) -> Calibration:
+        """The same measurements with the scales that a fine-tune ended with."""
+        tensors = {name: replace(t, learned=scales[name] * self.key.levels) for name, t in self.tensors.items()}
+        return replace(self, tensors=tensors)
 
 
 def calibration_of(key: CalibrationKey, histograms: Mapping[str, Histogram], method: Method) -> Calibration:

@@ -7,12 +7,10 @@ them, the arg max behind them, folds constants and gives nodes and tensors names
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,23 +18,15 @@ import onnx
 import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lpcnet_edge.backends.graphs import OPSET, to_model
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.build.names import name_nodes, name_tensors
-from lpcnet_edge.network.blocks import Conv
+from lpcnet_edge.build.pair import OnnxPair
+from lpcnet_edge.network.folding import folded
 from lpcnet_edge.network.inference import FloatNetwork
 
 silence_libraries()  # folding constants runs ONNX Runtime
-
-
-@dataclass(frozen=True)
-class OnnxPair:
-    """The two stages as ONNX models of one precision."""
-
-    localization: onnx.ModelProto
-    confidence: onnx.ModelProto
 
 
 class _Stage1(nn.Module):
@@ -68,7 +58,7 @@ def export_network(network: FloatNetwork) -> OnnxPair:
     ``picked`` (M,) int32, indices into N, to ``classes`` and ``confidence`` (M, S, S) uint8.
     """
     config, side = network.network.config, network.tile_px
-    plain = _folded(network.network)
+    plain = folded(network.network)
     x = torch.zeros(2, config.channels, side, side)
     embedding = torch.zeros(2, config.localization_widths[-1], side // 16, side // 16)
     stage1 = _exported(_Stage1(plain.localization), (x,), ["x"], ["heatmap", "embedding", "score"])
@@ -76,16 +66,6 @@ def export_network(network: FloatNetwork) -> OnnxPair:
     _localization(stage1, config.channels, side)
     _confidence(stage2, config.channels, side)
     return OnnxPair(_finished(stage1, "localization"), _finished(stage2, "confidence"))
-
-
-def _folded(network: nn.Module) -> Any:
-    """A copy in which every convolution holds its batch normalisation."""
-    plain = copy.deepcopy(network).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    for module in plain.modules():
-        if isinstance(module, Conv):
-            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
-            module.norm = nn.Identity()  # type: ignore[assignment]
-    return plain
 
 
 @contextlib.contextmanager

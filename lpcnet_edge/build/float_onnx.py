@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 
 import lpcnet_edge
-from lpcnet_edge.build.export import OnnxPair, export_network
+from lpcnet_edge.build.export import export_network
+from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.files import write_atomically
 from lpcnet_edge.network.inference import FloatNetwork
 
@@ -38,7 +39,8 @@ def float_pair(network: FloatNetwork, weights_sha256: str, cache: Path) -> tuple
 def _address(weights_sha256: str) -> str:
     digest = hashlib.sha256(weights_sha256.encode())
     root = Path(lpcnet_edge.__file__).parent
-    for path in sorted((*root.glob("network/*.py"), root / "build/export.py", root / "build/names.py")):
+    sources = ("build/export.py", "build/names.py", "backends/graphs.py")
+    for path in sorted((*root.glob("network/*.py"), *(root / name for name in sources))):
         digest.update(path.read_bytes())
     digest.update(f"{version('torch')} {version('onnx')} {version('onnx-graphsurgeon')}".encode())
     return digest.hexdigest()

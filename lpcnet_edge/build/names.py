@@ -14,7 +14,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         about = {entry.key: entry.value for entry in node.metadata_props}
         scopes = ast.literal_eval(about.get("pkg.torch.onnx.name_scopes", "['', '']"))
-        scope = (scopes[-2] if len(scopes) > 1 else "").replace(".", "/") or model.graph.name
+        scope = (scopes[-2] if len(scopes) > 1 else "").replace(".", "/") or "output"
         if node.op_type == "Conv" and any(name.endswith(".weight") for name in node.input):
             name = scope.removesuffix("/conv")  # a block's only convolution needs no name of its own
             name = scope if name.count("/") < 2 else name

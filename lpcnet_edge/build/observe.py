@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lpcnet_edge.backends.engine import open_engine
 from lpcnet_edge.backends.graphs import from_model
-from lpcnet_edge.build.export import OnnxPair
 from lpcnet_edge.build.histogram import Histogram
+from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.quantise import place
 from lpcnet_edge.types import Image
 

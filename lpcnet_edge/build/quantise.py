@@ -107,7 +107,8 @@ def quantise(model: onnx.ModelProto, ranges: Mapping[str, float], keep_float: Co
     nodes = {node.name: node for node in graph.nodes}
     tensors = graph.tensors()
     for name, readers in placement.uses.items():
-        _quantise_tensor(graph, tensors[name], _scale(name, ranges), [(nodes[reader], i) for reader, i in readers])
+        scale = activation_scale(name, ranges)
+        _quantise_tensor(graph, tensors[name], scale, [(nodes[reader], i) for reader, i in readers])
     for name in placement.convs:
         _quantise_weights(graph, nodes[name])
     graph.cleanup().toposort()
@@ -150,7 +151,8 @@ def _skip(conv: gs.Node) -> tuple[gs.Node, int] | None:
     return (producer, 0) if producer.op == "Resize" else (add, index)
 
 
-def _scale(name: str, ranges: Mapping[str, float]) -> np.float32:
+def activation_scale(name: str, ranges: Mapping[str, float]) -> np.float32:
+    """Scale of a quantised tensor; that of the pixels is fixed. Raises ``BuildFailed`` for a missing or bad range."""
     if name == "preprocess/normalise":
         return np.float32(PIXEL_SCALE)
     value = ranges.get(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from lpcnet_edge.build.calibration_file import (
     Calibration,
     CalibrationKey,
+    calibration_json,
     calibration_of,
     load_calibration,
     save_calibration,
@@ -22,8 +25,12 @@ from lpcnet_edge.build.observe import observe
 from lpcnet_edge.build.quantise import LEVELS
 from lpcnet_edge.build.ranges import METHODS, Method
 from lpcnet_edge.build.settings import Progress
+from lpcnet_edge.files import write_atomically
 
-PREPROCESSING = "uint8 grey or BGR, whole image resized to the tile (INTER_AREA down, INTER_LINEAR up), (p - 128) / 127"
+PREPROCESSING = (
+    "uint8 grey or BGR, whole image resized to the tile, an axis that shrinks by INTER_AREA and one that grows by "
+    "INTER_LINEAR, (p - 128) / 127"
+)
 
 
 @dataclass(frozen=True)
@@ -63,22 +70,42 @@ def find_ranges(
     )
     path = cache / f"{key.digest}.json"
     calibration, why = load_calibration(path, key)
+    if calibration is not None and set(calibration.tensors) != engines.quantised_tensors():
+        calibration, why = None, f"{path} is of other tensors"
+    note = "calibration reused" if calibration is not None else f"calibrated: {why}"
     reused = calibration is not None
     if calibration is None:
         total = len(chosen.entries)
         histograms = observe(engines.pair, chosen.tiles(), total, lambda d, t: progress("observing activations", d, t))
-        calibration = calibration_of(key, histograms, "minmax")
-    tiles = np.stack(list(chosen.tiles())) if method == "auto" and not reused else None
-    methods: dict[str, dict[str, float]] = {}
-    if tiles is not None:
-        methods = _compare(engines, calibration, tiles, progress)
+        calibration = calibration_of(key, histograms, "minmax" if method == "auto" else _method(method))
+    methods = _read_table(path, calibration) if reused else {}
+    if method == "auto" and not methods:
+        methods = _compare(engines, calibration, np.stack(list(chosen.tiles())), progress)
         best = max(methods, key=lambda name: (methods[name]["mask_iou"], methods[name]["pixels"]))
         calibration = calibration.with_method(_method(best))
-    elif method != "auto":
-        calibration = calibration.with_method(_method(method))
-    if not reused:
+    if not reused or methods != _read_table(path, calibration):
         save_calibration(path, calibration)
-    return Ranging(calibration, methods, reused, "calibration reused" if reused else f"calibrated: {why}")
+        write_atomically(_table(path), json.dumps({"calibration": _digest(calibration), "methods": methods}))
+    return Ranging(calibration, methods, reused, note)
+
+
+def _table(path: Path) -> Path:
+    """Where the comparison of methods that chose the calibration in ``path`` is kept."""
+    return path.with_suffix(".methods.json")
+
+
+def _read_table(path: Path, calibration: Calibration) -> dict[str, dict[str, float]]:
+    """The comparison that chose this very calibration; empty where it is absent or of another."""
+    try:
+        content = json.loads(_table(path).read_text(encoding="utf-8"))
+        methods: dict[str, dict[str, float]] = content["methods"]
+        return methods if content["calibration"] == _digest(calibration) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _digest(calibration: Calibration) -> str:
+    return hashlib.sha256(calibration_json(calibration).encode()).hexdigest()
 
 
 def _compare(
@@ -115,5 +142,4 @@ def methods_report(ranging: Ranging) -> dict[str, Any]:
     return {
         "method": used.pop() if len(used) == 1 else "mixed",
         "methods": ranging.methods,
-        "calibration_reused": ranging.reused,
     }

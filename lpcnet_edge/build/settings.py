@@ -13,6 +13,7 @@ from lpcnet_edge.bundle.manifest import Precision
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.decision import Rules
 from lpcnet_edge.errors import BadConfig
+from lpcnet_edge.network.quantisation import QatSettings
 
 CpuBackend = Literal["openvino", "onnxruntime"]
 
@@ -41,6 +42,8 @@ class BuildSettings:
         Tiles at a time while measuring.
     rules
         Verdict rules of the bundle.
+    qat
+        How to fine-tune where calibrated INT8 does not hold; None restores precision only.
     sign_with
         PEM file of the private key that signs it.
     plans
@@ -54,14 +57,17 @@ class BuildSettings:
     max_drop: float = 0.5
     batch: int = 8
     rules: Rules = field(default_factory=Rules)
+    qat: QatSettings | None = None
     sign_with: Path | None = None
     plans: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.method not in (*METHODS, "auto"):
             raise BadConfig(f"method is {self.method!r}", mend=f"use auto or one of {', '.join(METHODS)}")
-        if self.max_drop < 0 or self.batch < 1:
-            raise BadConfig("max_drop is below 0 or batch below 1", mend="use numbers of at least 0 and 1")
+        if not 0 <= self.max_drop <= 100 or self.batch < 1:
+            raise BadConfig(f"max_drop is {self.max_drop:g}, batch {self.batch}", mend="use 0 to 100 points, 1 or more")
+        if self.qat is not None and self.precision != "int8":
+            raise BadConfig(f"qat is for int8, precision is {self.precision}", mend="leave qat out, or build int8")
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class BuildResult:
             "phases": {phase: round(seconds, 2) for phase, seconds in self.phases.items()},
             "restored_layers": list(self.restored_layers),
             "method": self.report.get("method"),
+            "qat": self.report.get("qat"),
             "reference": check.get("reference"),
             "candidate": check.get("candidate"),
             "agreement": check.get("agreement"),

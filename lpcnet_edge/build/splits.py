@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpcnet_edge.build.lint_sources import without_look_alikes
+from lpcnet_edge.build.lint_sources import lint_set, look_at_dataset, without_look_alikes
 from lpcnet_edge.build.settings import Progress
 from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
 from lpcnet_edge.datasets.selection import known_values
-from lpcnet_edge.errors import LpcnetError, UsageError
+from lpcnet_edge.errors import BadData, LpcnetError, UsageError
 from lpcnet_edge.network.weights import weights_path
 from lpcnet_edge.types import Dataset
 from lpcnet_edge.yamlfile import load_yaml
@@ -54,13 +54,44 @@ def split(dataset: Dataset, weights: str | Path, check_folds: Sequence[str] | No
                 f"{dataset.name} has {len({e.part for e in dataset.entries})} parts, too few to calibrate and to check",
                 mend="give the images to check with --check-data",
             )
-        return Splits(dataset.select(kept), dataset.select(rest), "check on a quarter of the parts")
+        check = dataset.select(rest)
+        calibration, left_out = _apart(dataset.select(kept), check, progress)
+        return Splits(calibration, check, f"check on a quarter of the parts{left_out}")
     chosen = set(check_folds or _untrained(weights, folds))
     check = with_fold(dataset, chosen)
-    others = without_fold(dataset, chosen)
-    calibration, dropped = without_look_alikes(others, check, lambda d, t: progress("looking for look-alikes", d, t))
-    left_out = f"; {len(dropped)} parts that look like one of it do not calibrate" if dropped else ""
+    calibration, left_out = _apart(without_fold(dataset, chosen), check, progress)
     return Splits(calibration, check, f"check on fold {', '.join(sorted(chosen))}{left_out}")
+
+
+def split_from(dataset: Dataset, check: Dataset, name: str, progress: Progress) -> Splits:
+    """Calibrate with one dataset and check on another; raises ``BadData`` where they show the same images or parts."""
+
+    def told(phase: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(phase, done, total)
+
+    ours = look_at_dataset(dataset, told("looking at the calibration data"))
+    theirs = look_at_dataset(check, told("looking at the check data"))
+    for finding in lint_set(ours, theirs).findings:
+        if finding.severity == "refuse" and finding.kind.startswith("leak_"):
+            raise BadData(f"calibration and check would share images: {finding.message}", mend=finding.mend)
+    return Splits(dataset, check, f"check on {name}")
+
+
+def _apart(calibration: Dataset, check: Dataset, progress: Progress) -> tuple[Dataset, str]:
+    """The calibration images of no part that the check shows, by name or as far as looks tell; what to say of it."""
+    shown = {entry.part for entry in check.entries}
+    kept = [index for index, entry in enumerate(calibration.entries) if entry.part not in shown]
+    if len(kept) < len(calibration.entries):
+        calibration = calibration.select(kept)
+    calibration, dropped = without_look_alikes(
+        calibration, check, lambda done, total: progress("looking for look-alikes", done, total)
+    )
+    if not calibration.entries:
+        raise BadData(
+            f"{calibration.name}: every part shows or looks like one of the check's",
+            mend="give other images to check with --check-data, or correct the parts",
+        )
+    return calibration, f"; {len(dropped)} parts that look like one of it do not calibrate" if dropped else ""
 
 
 def _is_check(part: str) -> bool:

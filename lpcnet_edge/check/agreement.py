@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One segmenter on a dataset: what was measured, and the class map of every image."""
+
+    evaluation: Evaluation
+    maps: Recorder
+
+
+@dataclass(frozen=True)
 class Agreement:
     """Two evaluations of the same images, and how alike the two networks are.
 
@@ -65,6 +74,8 @@ class Agreement:
         Parts whose verdict changed.
     caught, lost
         Defects that the reference catches, and those of them that the candidate does not.
+    differing
+        (N,) pixels of unequal class in each image, in the dataset's order.
     """
 
     reference: Evaluation
@@ -74,6 +85,7 @@ class Agreement:
     flips: tuple[Flip, ...]
     caught: int
     lost: int
+    differing: tuple[int, ...]
 
     @property
     def new_escapes(self) -> tuple[str, ...]:
@@ -87,9 +99,8 @@ class Agreement:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data as docs/json.md describes: the candidate's evaluation, and the comparison beside it."""
-        found = self.candidate.to_json()
-        theirs = self.reference.to_json()
-        found["reference"] = {**theirs["candidate"], "escapes": theirs["escapes"], "overkill": theirs["overkill"]}
+        found, theirs = self.candidate.to_json(), self.reference.to_json()
+        found["reference"], found["candidate"] = _side(theirs), _side(found)
         found["escapes"]["new"] = list(self.new_escapes)
         found["overkill"]["new"] = list(self.new_overkill)
         found["agreement"] = {
@@ -129,37 +140,63 @@ class Comparison:
         progress: Progress | None = None,
     ) -> None:
         self._dataset, self._rules, self._batch = dataset, rules, batch
-        self._recorder = Recorder(reference)
-        self.reference = evaluate(self._recorder, dataset, rules=rules, batch=batch, progress=progress)
+        self.measured = measure(reference, dataset, rules, batch, progress)
+
+    @property
+    def reference(self) -> Evaluation:
+        """The reference's own figures."""
+        return self.measured.evaluation
 
     def against(self, candidate: Segmenter, progress: Progress | None = None) -> Agreement:
         """Measure a candidate on the same images."""
-        recorder = Recorder(candidate)
-        found = evaluate(recorder, self._dataset, rules=self._rules, batch=self._batch, progress=progress)
-        equal = pixels = both = either = 0
-        differing = []
-        for index in range(len(recorder.maps)):
-            ours, theirs = recorder.map(index), self._recorder.map(index)
-            same = int(np.count_nonzero(ours == theirs))
-            differing.append(ours.size - same)
-            equal, pixels = equal + same, pixels + ours.size
-            both += int(np.count_nonzero((ours > 0) & (theirs > 0)))
-            either += int(np.count_nonzero((ours > 0) | (theirs > 0)))
-        caught = self.reference.defects.overlap >= CAUGHT_OVERLAP
-        lost = caught & (found.defects.overlap < CAUGHT_OVERLAP)
-        return Agreement(
-            reference=self.reference,
-            candidate=found,
-            pixels=equal / pixels,
-            mask_iou=both / either if either else 1.0,
-            flips=_flips(self.reference, found, differing),
-            caught=int(caught.sum()),
-            lost=int(lost.sum()),
-        )
+        return compare(self.measured, measure(candidate, self._dataset, self._rules, self._batch, progress))
 
     def judge(self, candidate: Segmenter) -> Judgement:
         """The short form of :meth:`against`, as a build asks for it."""
         return self.against(candidate).judgement()
+
+
+def measure(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    rules: Rules | None = None,
+    batch: int = 16,
+    progress: Progress | None = None,
+) -> Measured:
+    """As :func:`~lpcnet_edge.check.evaluate.evaluate`, keeping the class maps."""
+    recorder = Recorder(segmenter)
+    return Measured(evaluate(recorder, dataset, rules=rules, batch=batch, progress=progress), recorder)
+
+
+def compare(reference: Measured, candidate: Measured) -> Agreement:
+    """How alike two segmenters are that were measured on the same images."""
+    equal = pixels = both = either = 0
+    differing = []
+    for index in range(len(candidate.maps.maps)):
+        ours, theirs = candidate.maps.map(index), reference.maps.map(index)
+        same = int(np.count_nonzero(ours == theirs))
+        differing.append(ours.size - same)
+        equal, pixels = equal + same, pixels + ours.size
+        both += int(np.count_nonzero((ours > 0) & (theirs > 0)))
+        either += int(np.count_nonzero((ours > 0) | (theirs > 0)))
+    before, after = reference.evaluation, candidate.evaluation
+    caught = before.defects.overlap >= CAUGHT_OVERLAP
+    return Agreement(
+        reference=before,
+        candidate=after,
+        pixels=equal / pixels,
+        mask_iou=both / either if either else 1.0,
+        flips=_flips(before, after, differing),
+        caught=int(caught.sum()),
+        lost=int((caught & (after.defects.overlap < CAUGHT_OVERLAP)).sum()),
+        differing=tuple(differing),
+    )
+
+
+def _side(report: Mapping[str, Any]) -> dict[str, Any]:
+    """One network's figures, copied: the pixel figures, and what else an evaluation has of it."""
+    others = {key: copy.deepcopy(report[key]) for key in ("defects", "escapes", "overkill", "gate", "confidence")}
+    return {**report["candidate"], **others}
 
 
 def _flips(reference: Evaluation, candidate: Evaluation, differing: Sequence[int]) -> tuple[Flip, ...]:

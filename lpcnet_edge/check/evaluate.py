@@ -11,7 +11,14 @@ from lpcnet_edge.check.walk import Checked, Progress, walk
 from lpcnet_edge.config import suggest
 from lpcnet_edge.decision import Rules, decide
 from lpcnet_edge.errors import UsageError
-from lpcnet_edge.metrics import Confusion, confusion_matrix, count_false_alarms, join_defects, match_defects
+from lpcnet_edge.metrics import (
+    Confusion,
+    confusion_matrix,
+    count_false_alarms,
+    join_defects,
+    match_defects,
+    reliability,
+)
 from lpcnet_edge.types import Dataset, Entry, Segmenter
 
 MAX_STRATUM_VALUES = 32
@@ -59,12 +66,17 @@ def evaluate(
     by_stratum: dict[str, dict[str, Confusion]] = {key: {} for key in keys}
     images: list[ImageResult] = []
     defects = []
+    nothing = np.zeros(0, np.uint8)
+    told = told_defect = reliability(nothing, nothing, nothing)
     for checked in walk(segmenter, dataset, batch=batch, progress=progress):
         confusion = confusion_matrix(checked.truth, checked.predicted, classes)
         total += confusion
         for key in keys:
             value = checked.entry.strata.get(key, "")
             by_stratum[key][value] = by_stratum[key].get(value, 0) + confusion
+        told += reliability(checked.truth, checked.predicted, checked.confidence)
+        flagged = checked.predicted > 0
+        told_defect += reliability(checked.truth[flagged], checked.predicted[flagged], checked.confidence[flagged])
         if checked.defective:
             defects.append(match_defects(checked.truth, checked.predicted))
         images.append(_image_result(checked, confusion, segmenter.classes, rules))
@@ -78,6 +90,8 @@ def evaluate(
         by_stratum={key: dict(sorted(values.items())) for key, values in by_stratum.items()},
         defects=join_defects(defects),
         images=tuple(images),
+        reliability=told,
+        reliability_of_defects=told_defect,
     )
 
 

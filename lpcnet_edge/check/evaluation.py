@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lpcnet_edge import metrics
 from lpcnet_edge.config import to_mapping
 from lpcnet_edge.decision import Rules
-from lpcnet_edge.metrics import Confusion, Defects, Gate, Rate, Recall
+from lpcnet_edge.metrics import Confusion, Defects, Gate, Rate, Recall, Reliability
 from lpcnet_edge.types import Entry
 
 
@@ -61,6 +61,8 @@ class Evaluation:
         Every defect of the ground truth and how much of it was predicted.
     images
         Every image, in the dataset's order.
+    reliability, reliability_of_defects
+        How sure the network was of its pixels and how often it was right; the second of pixels predicted as a defect.
     """
 
     dataset: str
@@ -72,6 +74,8 @@ class Evaluation:
     by_stratum: Mapping[str, Mapping[str, Confusion]]
     defects: Defects
     images: tuple[ImageResult, ...]
+    reliability: Reliability
+    reliability_of_defects: Reliability
 
     @property
     def parts(self) -> list[str]:
@@ -117,6 +121,10 @@ class Evaluation:
             "escapes": self._escapes(),
             "overkill": self._overkill(),
             "gate": self._gate(),
+            "confidence": {
+                "all_pixels": _reliability(self.reliability),
+                "defect_pixels": _reliability(self.reliability_of_defects),
+            },
         }
 
     def _per_class(self) -> dict[str, Any]:
@@ -177,7 +185,7 @@ class Evaluation:
         by_image = metrics.gate_by_image(self.scores, self.defective)
         lowest_by_class: dict[str, float] = {}
         for index in by_part.weakest.tolist():
-            lowest_by_class.setdefault(self._class_of(index), self.images[index].score)
+            lowest_by_class.setdefault(self.class_of(index), self.images[index].score)
         return {
             "free_images": by_part.free_images,
             "parts": _gate_figures(by_part),
@@ -200,11 +208,11 @@ class Evaluation:
         return {
             "part": entry.part,
             "image": entry.name,
-            "class": self._class_of(index),
+            "class": self.class_of(index),
             "score": self.images[index].score,
         }
 
-    def _class_of(self, index: int) -> str:
+    def class_of(self, index: int) -> str:
         """The class of a defective image: the one it is filed under, else its largest."""
         image = self.images[index]
         return self.classes[image.entry.label or int(image.truth_px[1:].argmax()) + 1]
@@ -246,6 +254,23 @@ def _rate(rate: Rate) -> dict[str, Any]:
         "rate": points(rate.share),
         "low": points(rate.low),
         "high": points(rate.high),
+    }
+
+
+def _reliability(counts: Reliability) -> dict[str, Any]:
+    return {
+        "pixels": int(counts.pixels.sum()),
+        "ece": points(metrics.expected_calibration_error(counts)),
+        "curve": [
+            {
+                "from": part.low,
+                "to": part.high,
+                "pixels": part.pixels,
+                "confidence": points(part.confidence),
+                "accuracy": points(part.accuracy),
+            }
+            for part in metrics.reliability_curve(counts)
+        ],
     }
 
 

@@ -90,7 +90,7 @@ def write_gallery(
     BadInput
         ``out`` cannot be written to.
     """
-    _refuse_project_folders(out)
+    refuse_project_folders(out)
     if worst < 1:
         raise UsageError(f"the {worst} worst images of each kind", mend="use 1 or more")
     kinds = {name: _Worst(worst) for name in _kinds(segmenter.classes)}
@@ -105,7 +105,8 @@ def write_gallery(
         ) from exc
 
 
-def _refuse_project_folders(out: Path) -> None:
+def refuse_project_folders(out: Path) -> None:
+    """Raise ``UsageError`` where pictures of data would go into the project's own folders."""
     package = Path(lpcnet_edge.__file__).resolve().parent
     forbidden = {package, package.parent / "docs", Path.cwd() / "docs", Path.cwd() / package.name}
     for folder in forbidden:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from lpcnet_edge.build.settings import BuildResult, Progress
     from lpcnet_edge.build.splits import Splits
 
+_METHODS = ("auto", "minmax", "percentile", "entropy", "mse")
 _BACKENDS = ("auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
@@ -36,14 +39,24 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--check-data", metavar="DATA", help="other data to check on")
     parser.add_argument("--recipe", type=Path, metavar="YAML", help="which tiles calibrate (docs/calibration.md)")
     parser.add_argument(
-        "--method", default="auto", metavar="NAME", help="minmax, percentile, entropy, mse; default auto"
+        "--method", choices=_METHODS, default="auto", metavar="NAME", help=f"{', '.join(_METHODS)}; default auto"
     )
     parser.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="mIoU that INT8 may lose, 0.5")
+    parser.add_argument(
+        "--qat",
+        nargs="?",
+        type=int,
+        const=True,
+        metavar="STEPS",
+        help="fine-tune with the rounding in it where calibration alone does not hold (docs/qat.md)",
+    )
     parser.add_argument(
         "--backend", choices=_BACKENDS, default="auto", help="what the bundle is built for and measured on"
     )
     parser.add_argument("--sm", nargs="+", metavar="CC", help="tensorrt-rtx: cards to build plans for, such as 8.9")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="sign with this private key")
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="sign with this private key; with --from: trust this public key only"
+    )
     add_rules_option(parser)
     add_json_option(parser)
     parser.set_defaults(run=run_build)
@@ -51,6 +64,7 @@ def add_verbs(verbs: Any) -> None:
 
 def run_build(args: argparse.Namespace) -> int:
     """``lpcnet-edge build``"""
+    started = time.monotonic()
     if args.bundle is not None:
         return _build_from(args)
     if args.weights is None or args.out is None:
@@ -65,9 +79,21 @@ def run_build(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {}
     if args.recipe is not None:
         options["recipe"] = load_config(args.recipe, CalibrationRecipe)
+    if args.qat is not None:
+        from lpcnet_edge.network.quantisation import QatSettings
+
+        if args.precision not in (None, "int8"):
+            raise UsageError(f"--qat is for INT8, --{args.precision} is given", mend="use --int8, or leave --qat out")
+        options["qat"] = QatSettings() if args.qat is True else QatSettings(steps=args.qat)
+    if not 0 <= args.max_drop <= 100:
+        raise UsageError(f"--max-drop is {args.max_drop:g}", mend="give points of mIoU, 0 to 100")
     plans = {args.backend.replace("-", "_"): tuple(args.sm or ())} if args.backend.startswith("tensorrt") else {}
     if args.sm and not plans:
         raise UsageError("--sm is for plans", mend="add --backend tensorrt-rtx")
+    for module in plans:  # before a minute's work, not after it
+        from lpcnet_edge.backends.tensorrt import load_library
+
+        load_library(module)
     settings = BuildSettings(
         precision=args.precision or "int8",
         backend="onnxruntime" if args.backend == "onnxruntime" else "openvino",
@@ -83,6 +109,7 @@ def run_build(args: argparse.Namespace) -> int:
         result = build_bundle(
             args.weights, splits.calibration, args.out, settings, comparing(splits.check, settings.rules), progress
         )
+    result = replace(result, seconds=time.monotonic() - started)  # with the data looked through and all imports
     if args.json:
         print_json({**result.to_json(), "split": splits.note})
     else:
@@ -91,10 +118,15 @@ def run_build(args: argparse.Namespace) -> int:
 
 
 def _splits(args: argparse.Namespace, progress: Progress) -> Splits:
-    from lpcnet_edge.build.splits import Splits, generated_splits, split
+    from lpcnet_edge.build.splits import generated_splits, split, split_from
     from lpcnet_edge.datasets import open_dataset
 
+    if args.check_data and args.check_fold:
+        raise UsageError("--check-data and --check-fold are both given", mend="leave one of them out")
     if args.data is None:
+        if args.check_data or args.check_fold:
+            given = "check-data" if args.check_data else "check-fold"
+            raise UsageError(f"--{given} is given and --data is not", mend="name the data to calibrate with as --data")
         if args.weights != "carbon-fabric":
             raise UsageError(
                 "--data is missing: calibration needs images", mend="name the dataset's folder with --data"
@@ -103,7 +135,7 @@ def _splits(args: argparse.Namespace, progress: Progress) -> Splits:
     data = open_data(args)
     if args.check_data:
         check = open_dataset(args.check_data, channels=args.channels)
-        return Splits(data, check, f"check on {args.check_data}")
+        return split_from(data, check, args.check_data, progress)
     return split(data, args.weights, args.check_fold, progress)
 
 
@@ -111,9 +143,12 @@ def _build_from(args: argparse.Namespace) -> int:
     from lpcnet_edge.build.station import plans_for_station
     from lpcnet_edge.bundle.read import open_bundle
 
-    for name in ("weights", "out", "data"):
-        if getattr(args, name) is not None:
-            raise UsageError(f"--from takes everything from the bundle, --{name} is given", mend=f"leave --{name} out")
+    for name in ("weights", "out", "data", "check_fold", "check_data", "recipe", "rules", "qat"):
+        if getattr(args, name, None) is not None:
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"--from takes everything from the bundle, --{option} is given", mend=f"leave --{option} out"
+            )
     bundle = open_bundle(args.bundle, trusted_key=args.key)
     if args.precision not in (None, bundle.manifest.precision):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""``calibrate``: the images that an INT8 engine is calibrated with."""
+"""``calibrate``: the images that an INT8 engine is calibrated with, and the gate between the stages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def add_verbs(verbs: Any) -> None:
     """Add this module's verb to the command."""
     parser = verbs.add_parser(
         "calibrate",
-        help="pick the images that INT8 is calibrated with, and judge them",
-        description="Pick the images that INT8 is calibrated with, and judge them. Each kind takes --json.",
+        help="the images that INT8 is calibrated with, and the gate",
+        description="The images that INT8 is calibrated with, and the gate's threshold. Each kind takes --json.",
     )
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
 
@@ -45,6 +45,22 @@ def add_verbs(verbs: Any) -> None:
     check.add_argument("--fold", nargs="+", default=[], metavar="N", help="the folds that accuracy will be checked on")
     add_json_option(kind)
     kind.set_defaults(run=run_lint)
+
+    kind = kinds.add_parser(
+        "gate", help="which tiles stage 1 may clear, with a bound on the parts missed; a new bundle"
+    )
+    kind.add_argument("bundle", type=Path, metavar="BUNDLE", help="its folder; it is not changed")
+    add_dataset_options(kind)
+    kind.add_argument("--fold", nargs="+", default=[], metavar="N", help="only these folds: none that was trained on")
+    kind.add_argument("--alpha", default="auto", metavar="auto|A", help="bound on the share of defective parts missed")
+    kind.add_argument("--view", choices=("part", "image"), default="part", help="missed in all images, or in any one")
+    kind.add_argument("--min-defect-px", type=int, default=20, metavar="N", help="of a defective tile, default 20")
+    kind.add_argument("--framing", choices=("resize", "tile"), help="as in run")
+    kind.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
+    kind.add_argument("--out", required=True, type=Path, metavar="NEWBUNDLE", help="where the new bundle goes")
+    kind.add_argument("--key", type=Path, metavar="FILE", help="sign it with this private key")
+    add_json_option(kind)
+    kind.set_defaults(run=run_gate)
 
 
 def _add_recipe_option(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +130,57 @@ def run_lint(args: argparse.Namespace) -> int:
         print(f"{finding.severity}: {finding.message} (mend: {finding.mend})")
     print("refused" if found.refused else "usable")
     return BadInput.exit_code if found.refused else 0
+
+
+def run_gate(args: argparse.Namespace) -> int:
+    """``lpcnet-edge calibrate gate``"""
+    from lpcnet_edge.backends.choice import open_backend
+    from lpcnet_edge.bundle.read import open_bundle
+    from lpcnet_edge.runtime.gate_calibration import calibrate_bundle, write_with_gate
+    from lpcnet_edge.runtime.pipeline import framing_for
+
+    if args.min_defect_px < 1:
+        raise UsageError(f"--min-defect-px {args.min_defect_px}", mend="a defective tile has 1 defect pixel or more")
+    alpha = _alpha(args.alpha)
+    bundle, data = open_bundle(args.bundle), open_data(args, args.fold)
+    framing = framing_for(0, 0, bundle.manifest.tile_px, args.framing) if args.framing else None
+    backend = open_backend(bundle, args.backend)
+    try:
+        with progress_bar("scoring") as progress:
+            found = calibrate_bundle(
+                bundle,
+                backend,
+                data,
+                alpha,
+                view=args.view,
+                min_defect_px=args.min_defect_px,
+                framing=framing,
+                progress=progress,
+            )
+    finally:
+        backend.close()
+    about: dict[str, object] = {"data": data.name, "digest": data.digest(), "fold": args.fold, "backend": backend.about}
+    about["framing"] = args.framing or "by size"
+    made = write_with_gate(bundle, args.out, found, data=about, sign_with=args.key)
+    if args.json:
+        from lpcnet_edge.config import to_mapping
+
+        said = {"bound": found.bound, "guarantee": found.guarantee.splitlines()}
+        print_json({"out": str(args.out), "id": made.id, "signed": made.signed, **to_mapping(found), **said})
+        return 0
+    print(f"{args.out}: {made.id}{', signed' if made.signed else ''}")
+    print(f"threshold {found.threshold:.6g}; it clears {100 * found.cleared:.1f} % of the free tiles")
+    print(found.guarantee)
+    return 0
+
+
+def _alpha(text: str) -> Any:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise UsageError(f"--alpha {text}: neither auto nor a number", mend="give a share such as 0.05") from exc
 
 
 def _look_at_source(args: argparse.Namespace, progress: Any) -> tuple[Looked, Looked | None]:

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lpcnet_edge.cli import bundle_check
 from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar, text_console
 from lpcnet_edge.cli.options import add_dataset_options, add_rules_option, open_data, open_rules
-from lpcnet_edge.errors import BadInput
+from lpcnet_edge.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
     from lpcnet_edge.types import Segmenter
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verbs to the command."""
-    parser = verbs.add_parser("check", help="measure a network on labelled images: mIoU, mPA, escapes")
-    _add_weights_option(parser)
+    parser = verbs.add_parser("check", help="measure a network on labelled images, or a bundle beside its float one")
+    _add_weights_option(parser, required=False)
     add_dataset_options(parser)
     parser.add_argument("--fold", nargs="+", metavar="N", help="only the images of these folds")
     parser.add_argument("--stratum", nargs="+", metavar="KEY", help="what to report apart, such as exposure")
     add_rules_option(parser)
     _add_batch_option(parser)
+    bundle_check.add_options(parser)
     add_json_option(parser)
     parser.set_defaults(run=run_check)
 
@@ -46,9 +48,9 @@ def add_verbs(verbs: Any) -> None:
     parser.set_defaults(run=run_gallery)
 
 
-def _add_weights_option(parser: argparse.ArgumentParser) -> None:
+def _add_weights_option(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
-        "--weights", required=True, metavar="NAME", help="shipped weights, or the path of a .safetensors file"
+        "--weights", required=required, metavar="NAME", help="shipped weights, or the path of a .safetensors file"
     )
 
 
@@ -64,6 +66,11 @@ def _open_segmenter(args: argparse.Namespace) -> Segmenter:
 
 def run_check(args: argparse.Namespace) -> int:
     """``lpcnet-edge check``"""
+    if args.bundle is not None:
+        return bundle_check.run_bundle_check(args)
+    if args.weights is None:
+        raise UsageError("neither a bundle nor --weights is given", mend="check BUNDLE --data DATA")
+    bundle_check.refuse_options(args)
     from lpcnet_edge.check.evaluate import evaluate
 
     dataset, rules = open_data(args, args.fold), open_rules(args)

@@ -41,6 +41,13 @@ from lpcnet_edge.metrics.pixels import (
     mean_pixel_accuracy,
     pixel_accuracy_per_class,
 )
+from lpcnet_edge.metrics.reliability import (
+    Reliability,
+    ReliabilityBin,
+    expected_calibration_error,
+    reliability,
+    reliability_curve,
+)
 
 __all__ = [
     "CAUGHT_OVERLAP",
@@ -52,6 +59,8 @@ __all__ = [
     "GateCalibration",
     "Rate",
     "Recall",
+    "Reliability",
+    "ReliabilityBin",
     "any_by_part",
     "calibrate_gate",
     "confusion_matrix",
@@ -62,6 +71,7 @@ __all__ = [
     "defect_precision",
     "defect_recall",
     "escapes",
+    "expected_calibration_error",
     "gate_by_image",
     "gate_by_part",
     "iou_per_class",
@@ -76,6 +86,8 @@ __all__ = [
     "pixel_accuracy_per_class",
     "rate",
     "recall_by_size",
+    "reliability",
+    "reliability_curve",
     "smallest_caught_px",
     "wilson_interval",
 ]

@@ -15,7 +15,7 @@ All are pure functions of arrays and a random generator. Lengths are given as sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from lpcnet_edge.types import ClassMap, Image
 Floats = NDArray[np.float32]
 
 DrawnKind: TypeAlias = Literal["pit", "chip", "crack", "raw", "band"]
+KINDS: tuple[DrawnKind, ...] = get_args(DrawnKind)
 
 
 def draw(kind: DrawnKind, image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, ClassMap]:

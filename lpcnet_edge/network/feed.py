@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -109,7 +109,7 @@ def _place(mask: ClassMap, wanted: int, rng: np.random.Generator) -> tuple[float
     return float(ys[at]), float(xs[at])
 
 
-def prefetched(feed: Feed, first: int, last: int, ahead: int = 3) -> Iterator[tuple[int, Batch]]:
+def prefetched(feed: Feed, first: int, last: int, ahead: int = 3) -> Generator[tuple[int, Batch], None, None]:
     """Batches of steps ``first`` to ``last - 1`` in order, made ``ahead`` of time in another thread."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as pool:
         waiting: list[tuple[int, Future[Batch]]] = []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +29,22 @@ TILED_FROM = 4
 """A frame of more than this many tiles along a side is cut up: resized to one tile, a defect would lose more than three
 quarters of its length."""
 
+REFUSALS = ("not inspected", "engine failed", "unreadable", "overload", "late", "dropped")
+"""How the reason begins of a frame that is rejected for something else than its defects."""
+
 _STITCHERS = 8
+
+
+def framing_for(height: int, width: int, tile_px: int, mode: Literal["resize", "tile"] | None = None) -> Framing:
+    """How a frame becomes tiles where no settings say so; ``mode`` overrides what its size would decide."""
+    if mode is None:
+        mode = "tile" if max(height, width) > TILED_FROM * tile_px else "resize"
+    return Framing(mode, tile_px, min(Framing().overlap_px, tile_px // 8))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """One frame taken and what was decided; ``classes`` (H, W) uint8 is a copy, where asked for and where there is one."""
+    """One frame taken and what was decided; ``classes`` (H, W) uint8 is a copy, where asked for and there is one."""
 
     item: Item
     verdict: Verdict
@@ -70,22 +81,27 @@ class Work:
 
 @dataclass(slots=True)
 class Totals:
-    """What has gone through: counts of frames by outcome and of tiles, and nanoseconds of our own work."""
+    """What has gone through.
 
-    passed: int = 0
-    rejected: int = 0
-    review: int = 0
-    failed: int = 0
-    late: int = 0
-    dropped: int = 0
+    Attributes
+    ----------
+    outcomes
+        Frames by outcome.
+    refused
+        Those rejected for something else than their defects, by the first word of the reason.
+    tiles, picked
+        Of the frames that stage 1 saw: their tiles, and those that stage 2 saw.
+    """
+
+    outcomes: Counter[str] = field(default_factory=lambda: Counter({"pass": 0, "reject": 0, "review": 0}))
+    refused: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REFUSALS, 0)))
     tiles: int = 0
     picked: int = 0
-    overloads: int = 0
 
     @property
     def frames(self) -> int:
         """All verdicts."""
-        return self.passed + self.rejected + self.review
+        return sum(self.outcomes.values())
 
 
 class Pipeline:
@@ -111,7 +127,9 @@ class Pipeline:
     def __init__(self, bundle: Bundle, settings: RunSettings, backend_name: str, *, keep_maps: bool = False) -> None:
         manifest = bundle.manifest
         self.bundle_id, self.backend_name = bundle.id, backend_name
-        self.classes, self.channels, self.tile_px = manifest.classes, manifest.channels, manifest.tile_px
+        self.classes, self.tile_px = manifest.classes, manifest.tile_px
+        self._channels = () if manifest.channels == 1 else (3,)
+        self._depth = "" if manifest.channels == 1 else ", 3"
         self.settings, self.keep_maps = settings, keep_maps
         self.rules = settings.rules or manifest.rules
         self.rules.check_classes(self.classes)
@@ -120,9 +138,6 @@ class Pipeline:
                 f"framing.tile_px is {settings.framing.tile_px}, the bundle's tiles have {self.tile_px} px",
                 mend=f"write tile_px: {self.tile_px}",
             )
-        overlap = min(Framing.overlap_px, self.tile_px // 8)
-        self._resized = Framing("resize", self.tile_px, overlap)
-        self._tiled = Framing("tile", self.tile_px, overlap)
         gate = manifest.gate
         self.threshold = settings.gate if not isinstance(settings.gate, str) else None
         if settings.gate == "auto":
@@ -137,7 +152,8 @@ class Pipeline:
         work = Work(item, min(item.taken_ns, now_ns))  # a source's clock that runs ahead must not buy time
         work.latency_ms["waiting"] = (now_ns - work.taken_ns) / 1e6
         if not isinstance(item, Frame):
-            self.reject(work, item.reason)
+            own = item.reason.startswith(REFUSALS)
+            self.reject(work, item.reason if own else f"unreadable: {item.reason}")
             return work
         try:
             work.plan = self._plan(item)
@@ -146,20 +162,13 @@ class Pipeline:
         return work
 
     def _plan(self, frame: Frame) -> TilePlan:
-        shape = frame.pixels.shape
-        plan = self._plans.get(shape)
+        shape, dtype = frame.pixels.shape, frame.pixels.dtype
+        plan = self._plans.get(shape) if dtype == np.uint8 else None
         if plan is not None:
             return plan
-        channels = shape[2] if len(shape) == 3 else 1
-        if channels != self.channels or frame.pixels.dtype != np.uint8 or len(shape) not in (2, 3) or 0 in shape:
-            raise BadInput(
-                f"the frame is {frame.pixels.dtype} of shape {shape}, the network takes uint8 with "
-                f"{self.channels} channel(s)"
-            )
-        framing = self.settings.framing
-        if framing is None:
-            framing = self._tiled if max(shape[:2]) > TILED_FROM * self.tile_px else self._resized
-        plan = plan_tiles(shape[0], shape[1], framing)
+        if dtype != np.uint8 or len(shape) < 2 or shape[2:] != self._channels or 0 in shape:
+            raise BadInput(f"the frame is {dtype} of shape {shape}, the network takes uint8 (H, W{self._depth})")
+        plan = plan_tiles(shape[0], shape[1], self.settings.framing or framing_for(shape[0], shape[1], self.tile_px))
         self.rules.check_frame(*plan.map_shape)
         if len(plan) > MAX_SLOT_TILES:
             raise BadInput(f"{shape[1]} x {shape[0]} px are {len(plan)} tiles; the most is {MAX_SLOT_TILES}")
@@ -170,16 +179,16 @@ class Pipeline:
 
     def write(self, work: Work, slot: Slot, first: int) -> None:
         """Write a frame's tiles into the slot from ``first`` on."""
-        assert work.plan is not None and isinstance(work.item, Frame)
+        assert isinstance(work.item, Frame)
+        assert work.plan is not None
         started = time.perf_counter()
         work.first = first
         count = len(work.plan)
         write_tiles(work.item.pixels, work.plan, slot.pixels[first:], 0, count)
-        self.totals.tiles += count
         work.latency_ms["tiling"] = 1e3 * (time.perf_counter() - started)
 
     def gate(self, works: Sequence[Work], slot: Slot) -> NDArray[np.int32]:
-        """Pick tiles by stage 1's scores: (M,) int32, places in the slot, ascending. Frames over budget are rejected."""
+        """Pick tiles by stage 1's scores: (M,) int32, places in the slot, ascending. Rejects frames over budget."""
         chosen: list[NDArray[np.int32]] = []
         count = 0
         for work in works:
@@ -190,7 +199,6 @@ class Pipeline:
             picked = select(slot.score[work.first : work.first + len(plan)], self.threshold, plan)
             why = overload(len(picked), len(plan), self.settings.budget_tiles)
             if why is not None:
-                self.totals.overloads += 1
                 self.reject(work, why)
                 continue
             work.picked, work.picked_first = picked, count
@@ -198,7 +206,6 @@ class Pipeline:
                 count += len(picked)
                 chosen.append(picked + np.int32(work.first) if work.first else picked)
             work.latency_ms["gate"] = 1e3 * (time.perf_counter() - started)
-        self.totals.picked += count
         if not chosen:
             return np.zeros(0, np.int32)
         return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
@@ -207,7 +214,8 @@ class Pipeline:
         """Stitch and decide a frame whose stages are through; the result of one that has one already."""
         if work.result is not None:
             return work.result
-        assert work.plan is not None and work.picked is not None
+        assert work.plan is not None
+        assert work.picked is not None
         started = time.perf_counter()
         plan, picked = work.plan, work.picked
         scores = slot.score[work.first : work.first + len(plan)]
@@ -220,7 +228,9 @@ class Pipeline:
         verdict = decide(classes, confidence, self.classes, self.rules, part_id=work.item.part_id)
         unsure = uncertain(scores, self.settings.uncertain)
         if len(unsure) and verdict.outcome == "pass":
-            verdict = ask_review(verdict, f"uncertain: {len(unsure)} tile(s) score in {list(self.settings.uncertain or ())}")
+            verdict = ask_review(
+                verdict, f"uncertain: {len(unsure)} tile(s) score in {list(self.settings.uncertain or ())}"
+            )
         work.latency_ms["stitch"] = 1e3 * (stitched - started)
         work.latency_ms["decide"] = 1e3 * (time.perf_counter() - stitched)
         self._close(work, verdict, classes.copy() if self.keep_maps else None)
@@ -243,21 +253,22 @@ class Pipeline:
         )
         return work.result
 
-    def count(self, result: Result) -> None:
-        """Add a result that is given out to the totals."""
-        outcome = result.verdict.outcome
-        if outcome == "pass":
-            self.totals.passed += 1
-        elif outcome == "reject":
-            self.totals.rejected += 1
-        else:
-            self.totals.review += 1
+    def count(self, work: Work) -> None:
+        """Add a frame whose result is given out to the totals."""
+        assert work.result is not None
+        totals, verdict = self.totals, work.result.verdict
+        totals.outcomes[verdict.outcome] += 1
+        if verdict.outcome != "pass" and verdict.reasons:
+            kind = verdict.reasons[0].partition(":")[0]
+            if kind in totals.refused:
+                totals.refused[kind] += 1
+        if work.plan is not None and work.picked is not None:
+            totals.tiles += len(work.plan)
+            totals.picked += len(work.picked)
 
     def _close(self, work: Work, verdict: Verdict, classes: ClassMap | None) -> None:
         work.latency_ms["total"] = (time.monotonic_ns() - work.taken_ns) / 1e6
-        verdict = replace(
-            verdict, latency_ms=work.latency_ms, backend=self.backend_name, bundle=self.bundle_id
-        )
+        verdict = replace(verdict, latency_ms=work.latency_ms, backend=self.backend_name, bundle=self.bundle_id)
         work.result = Result(work.item, verdict, classes)
 
     def _stitcher(self, plan: TilePlan) -> Stitcher:

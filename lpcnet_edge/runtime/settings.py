@@ -103,9 +103,9 @@ class RunSettings:
     rules: Rules | None = None
     views: tuple[str, ...] = ()
     view_timeout_ms: float = 1000.0
-    live: LiveSettings = LiveSettings()
-    bulk: BulkSettings = BulkSettings()
-    source: SourceSettings = SourceSettings()
+    live: LiveSettings = field(default_factory=LiveSettings)
+    bulk: BulkSettings = field(default_factory=BulkSettings)
+    source: SourceSettings = field(default_factory=SourceSettings)
     sinks: SinkSettings = field(default_factory=SinkSettings)
 
     def __post_init__(self) -> None:

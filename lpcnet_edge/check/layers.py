@@ -1,0 +1,81 @@
+"""What each quantised layer costs: the noise of its input, and what it does to the outputs by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from lpcnet_edge.backends.graphs import from_model
+from lpcnet_edge.build.pair import OnnxPair
+from lpcnet_edge.build.quantise import place
+from lpcnet_edge.build.restore import sensitivity
+from lpcnet_edge.bundle.read import Bundle
+from lpcnet_edge.check.causes import reference_stages, stages_of, stated_ranges
+from lpcnet_edge.check.opening import has_reference
+from lpcnet_edge.check.scales import LEVELS, tensor_uses
+from lpcnet_edge.errors import UsageError
+from lpcnet_edge.types import Image
+
+TILES = 8
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One quantised convolution.
+
+    Attributes
+    ----------
+    layer, stage
+        Its name and stage.
+    tensor
+        The quantised tensor that it reads.
+    output_sqnr_db
+        At the stage's logits, with only this layer quantised; what the layer does to the outputs.
+    input_sqnr_db, saturated
+        Of the tensor that it reads: the noise of its own quantisation, and the share 0..1 beyond its range.
+    """
+
+    layer: str
+    stage: str
+    tensor: str
+    output_sqnr_db: float
+    input_sqnr_db: float
+    saturated: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; an SQNR without noise is null."""
+        row = asdict(self)
+        for key in ("output_sqnr_db", "input_sqnr_db"):
+            row[key] = round(row[key], 2) if np.isfinite(row[key]) else None
+        row["saturated"] = round(self.saturated, 6)
+        return row
+
+
+def layer_table(bundle: Bundle, tiles: Sequence[Image], progress: Callable[[int, int], None] | None) -> list[Layer]:
+    """Every quantised layer with the scales of the bundle's own files, the worst for the outputs first.
+
+    Raises ``UsageError`` for a bundle that is not INT8 or has no float pair.
+    """
+    manifest = bundle.manifest
+    if manifest.precision != "int8" or not has_reference(bundle):
+        what = f"is {manifest.precision}" if manifest.precision != "int8" else "has no reference/ pair"
+        raise UsageError(f"--layers: {bundle.path} {what}", mend="leave --layers out, or build it with --int8")
+    stages, reference = stages_of(bundle), reference_stages(bundle)
+    scales = {stage: found.activations for stage, found in stages.items()}
+    chosen = list(tiles[:TILES])
+    uses = tensor_uses(reference, scales, chosen)
+    models = {stage: onnx.load_model_from_string(data) for stage, data in reference.items()}
+    ranges = {name: scale * LEVELS for own in scales.values() for name, scale in own.items()}
+    order = sensitivity(OnnxPair(**models), {**stated_ranges(bundle), **ranges}, np.stack(chosen), progress)
+    table = {}
+    for stage, model in models.items():
+        for tensor, readers in place(from_model(model)).uses.items():
+            for node, _ in readers:
+                if node in order and tensor in uses and node not in manifest.stages[stage].float_layers:
+                    use = uses[tensor]
+                    table[node] = Layer(node, stage, tensor, order[node], use.sqnr_db, use.saturated)
+    return sorted(table.values(), key=lambda row: row.output_sqnr_db)

@@ -1,0 +1,272 @@
+"""``run`` and ``tune``: frames to verdicts, and how this machine does it best."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar, text_console
+from lpcnet_edge.cli.options import add_rules_option, open_rules
+from lpcnet_edge.errors import CheckFailed, UsageError
+
+if TYPE_CHECKING:
+    from lpcnet_edge.backends.trials import Trial
+    from lpcnet_edge.runtime.running import Report
+    from lpcnet_edge.runtime.session import Session
+    from lpcnet_edge.runtime.settings import RunSettings
+    from lpcnet_edge.runtime.sinks import Sinks
+
+_OUTPUTS = ("jsonl", "csv", "sqlite", "overlays", "masks")
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this module's verbs to the command."""
+    parser = verbs.add_parser("run", help="verdicts on the frames of a folder, camera or stream")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="its folder")
+    parser.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="folder, file, glob, camera or stream; several share the engines"
+    )
+    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="settings of the run (docs/running.md)")
+    parser.add_argument("--gate", metavar="off|auto|T", help="tiles for stage 2: all, as the bundle says, or from T on")
+    parser.add_argument("--framing", choices=("resize", "tile"), help="default: large frames are cut into tiles")
+    add_rules_option(parser)
+    parser.add_argument("--live", action="store_true", help="one frame at a time, as for a camera")
+    parser.add_argument("--deadline-ms", type=float, metavar="MS", help="live: a later verdict is a reject")
+    parser.add_argument("--jsonl", type=Path, metavar="FILE", help="verdict lines")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="one row a frame")
+    parser.add_argument("--sqlite", type=Path, metavar="FILE", help="a database of verdicts and defects")
+    parser.add_argument("--overlays", type=Path, metavar="DIR", help="images with what was found drawn in")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="class maps as PNG")
+    parser.add_argument("--parts", type=Path, metavar="FILE", help="verdict lines of parts, where the config has views")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="go on after a kill; for image files")
+    parser.add_argument("--key", type=Path, metavar="PUBLIC", help="demand the bundle's signature by this public key")
+    add_json_option(parser)
+    parser.set_defaults(run=run_run)
+
+    parser = verbs.add_parser("tune", help="find out how this machine runs a bundle fastest")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="its folder")
+    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for each choice, default 2")
+    add_json_option(parser)
+    parser.set_defaults(run=run_tune)
+
+
+def run_run(args: argparse.Namespace) -> int:
+    """``lpcnet-edge run``"""
+    from lpcnet_edge.bundle.read import open_bundle
+    from lpcnet_edge.runtime.running import PartLines, Report, run_session
+    from lpcnet_edge.runtime.session import Session
+    from lpcnet_edge.runtime.sinks import open_sinks
+
+    settings = _settings(args)
+    bundle = open_bundle(args.bundle, trusted_key=args.key)
+    if args.framing:
+        from lpcnet_edge.runtime.pipeline import framing_for
+
+        settings = replace(settings, framing=framing_for(0, 0, bundle.manifest.tile_px, args.framing))
+    if args.deadline_ms is not None and not args.live:
+        raise UsageError("--deadline-ms is for live running", mend="add --live")
+    report = Report()
+    journal = None
+    parts = PartLines(args.parts, report)
+    try:
+        if args.journal:
+            from lpcnet_edge.runtime.journal import Journal
+
+            journal = Journal(args.journal, _identity(args, settings, bundle.id), settings.sinks)
+        outputs = settings.sinks
+        session = Session(
+            bundle,
+            args.source,
+            settings,
+            backend=args.backend,
+            live=True if args.live else None,
+            keep_maps=outputs.masks is not None or outputs.overlays is not None,
+            skip=journal.done if journal else (),
+            on_part=parts.add,
+        )
+        with session, open_sinks(outputs, bundle.manifest.classes) as sinks:
+            if journal:
+                journal.attach(sinks)
+            if not args.json:
+                _print_beginning(session, args)
+            with progress_bar("inspecting") as progress:
+                run_session(session, sinks, report, journal=journal, progress=progress)
+    finally:
+        parts.close()
+        if journal:
+            journal.close()
+    if args.json:
+        print_json(_to_json(session, sinks, report))
+    else:
+        _print_report(session, sinks, report)
+    failed = session.pipeline.totals.refused["engine failed"]
+    if failed:
+        raise CheckFailed(f"{failed} frame(s) were rejected because the engines failed", mend="see their reasons above")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> RunSettings:
+    """The config's settings, with what the options say in their place."""
+    from lpcnet_edge.config import load_config
+    from lpcnet_edge.runtime.settings import RunSettings
+
+    settings = load_config(args.config, RunSettings) if args.config else RunSettings()
+    outputs = {name: getattr(args, name) for name in _OUTPUTS if getattr(args, name) is not None}
+    settings = replace(settings, sinks=replace(settings.sinks, **outputs))
+    if args.gate is not None:
+        settings = replace(settings, gate=_gate(args.gate))
+    if args.rules:
+        settings = replace(settings, rules=open_rules(args))
+    if args.deadline_ms is not None:
+        try:
+            settings = replace(settings, live=replace(settings.live, deadline_ms=args.deadline_ms))
+        except ValueError as exc:
+            raise UsageError(str(exc), mend="give milliseconds above 0") from exc
+    return settings
+
+
+def _gate(text: str) -> Any:
+    if text in ("off", "auto"):
+        return text
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = -1.0
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"--gate {text}: neither off, nor auto, nor a score", mend="give a score from 0 to 1")
+    return threshold
+
+
+def _identity(args: argparse.Namespace, settings: RunSettings, bundle_id: str) -> dict[str, Any]:
+    """What must be the same for a run to go on with a journal."""
+    from lpcnet_edge.config import to_mapping
+
+    said = to_mapping(settings)
+    outputs = {name: said["sinks"][name] for name in _OUTPUTS}
+    kept = ("framing", "gate", "budget_tiles", "uncertain", "rules", "source")
+    return {
+        "bundle": bundle_id,
+        "source": list(args.source),
+        "outputs": outputs,
+        **{key: _plain(said[key]) for key in kept},
+    }
+
+
+def _plain(value: Any) -> Any:
+    import json
+
+    return json.loads(json.dumps(value))
+
+
+def _print_beginning(session: Session, args: argparse.Namespace) -> None:
+    auto = " (auto)" if args.backend == "auto" else ""
+    print(f"bundle   {session.bundle.id}, {session.bundle.manifest.precision}")
+    print(f"backend  {session.about}{auto}")
+    print(f"gate     {session.gate_in_words}")
+    print(f"frames   {', '.join(session.source_names)}; {'live' if session.live else 'bulk'}", flush=True)
+
+
+def _to_json(session: Session, sinks: Sinks, report: Report) -> dict[str, Any]:
+    totals, latency = session.pipeline.totals, report.latency_ms
+    frames = totals.frames
+    return {
+        "bundle": session.bundle.id,
+        "backend": session.pipeline.backend_name,
+        "about": session.about,
+        "mode": "live" if session.live else "bulk",
+        "gate": {"threshold": session.pipeline.threshold, "says": session.gate_in_words},
+        "frames": frames,
+        "counts": dict(totals.outcomes),
+        "refused": dict(totals.refused),
+        "parts": dict(report.parts),
+        "tiles": totals.tiles,
+        "picked": totals.picked,
+        "seconds": report.seconds,
+        "frames_per_s": frames / report.seconds if report.seconds else None,
+        "tiles_per_s": totals.tiles / report.seconds if report.seconds else None,
+        "latency_ms": {
+            "p50": latency.at(0.5),
+            "p99": latency.at(0.99),
+            "p999": latency.at(0.999),
+            "largest": latency.largest,
+        },
+        "stage_ms": {name: total / frames for name, total in report.stage_ms.items()} if frames else {},
+        "resumed": report.resumed,
+        "stopped": report.stopped,
+        "reopened": session.reopened,
+        "sources": session.counters(),
+        "sinks": {name: dict(counts) for name, counts in sinks.counters().items()},
+    }
+
+
+def _print_report(session: Session, sinks: Sinks, report: Report) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    totals, console = session.pipeline.totals, text_console()
+    if report.shown:
+        table = Table(title="frames that do not pass", title_justify="left")
+        for column in ("frame", "part", "verdict", "reasons", "ms"):
+            table.add_column(column, justify="right" if column == "ms" else "left")
+        for result in report.shown:
+            verdict = result.verdict
+            cells = (result.item.name, verdict.part_id, verdict.outcome, "; ".join(verdict.reasons))
+            table.add_row(*map(Text, cells), f"{verdict.latency_ms['total']:.1f}")
+        console.print(table)
+        more = totals.frames - totals.outcomes["pass"] - len(report.shown)
+        if more > 0:
+            print(f"and {more} more")
+    counts = ", ".join(f"{count} {name}" for name, count in totals.outcomes.items())
+    refused = ", ".join(f"{count} {name}" for name, count in totals.refused.items() if count)
+    print(f"{totals.frames} frames: {counts}{f' ({refused})' if refused else ''}")
+    if report.parts:
+        print(f"{report.parts.total()} parts: {', '.join(f'{n} {name}' for name, n in report.parts.items())}")
+    if report.resumed:
+        print(f"{report.resumed} more had been done before (journal)")
+    if report.seconds and totals.frames:
+        share = totals.picked / totals.tiles if totals.tiles else 0.0
+        latency = report.latency_ms
+        print(
+            f"{report.seconds:.2f} s: {totals.frames / report.seconds:.1f} frames/s, "
+            f"{totals.tiles / report.seconds:.1f} tiles/s, {100 * share:.1f} % of {totals.tiles} tiles to stage 2"
+        )
+        print(f"from taken to decided: p50 {latency.at(0.5):.1f} ms, p99 {latency.at(0.99):.1f} ms, "
+              f"largest {latency.largest:.1f} ms")  # fmt: skip
+    for name, counters in sinks.counters().items():
+        odd = {key: count for key, count in counters.items() if count and key != "written"}
+        print(f"{name}: {counters['written']} written{''.join(f', {n} {key}' for key, n in odd.items())}")
+    if report.stopped:
+        print("stopped: what had been taken was decided")
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    """``lpcnet-edge tune``"""
+    from lpcnet_edge.backends.trials import tune
+    from lpcnet_edge.bundle.read import open_bundle
+
+    bundle = open_bundle(args.bundle)
+    with progress_bar("measuring") as progress:
+        name, trials, best, kept = tune(bundle, args.backend, seconds=args.seconds, progress=progress)
+    if args.json:
+        print_json({
+            "backend": name,
+            "best": _trial(best),
+            "trials": [_trial(trial) for trial in trials],
+            "kept": None if kept is None else str(kept),
+        })  # fmt: skip
+        return 0
+    for trial in trials:
+        mark = "  <- kept" if trial is best else ""
+        t = trial.tuning
+        print(f"{t.threads} threads, {t.streams} streams, batch {t.batch:<3} {trial.tiles_per_s:8.1f} tiles/s{mark}")
+    print(f"kept in {kept}: run takes it from now on" if kept else "nothing could be kept: there is no cache folder")
+    return 0
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    t = trial.tuning
+    return {"threads": t.threads, "streams": t.streams, "batch": t.batch, "tiles_per_s": trial.tiles_per_s}

@@ -1,0 +1,185 @@
+"""A journal of a bulk run: which frames are in every output, so that a killed run goes on where it was.
+
+Line 1 says what the run is and where its outputs stood when it began; each further line is a list of frames that are on
+the disk in all of them. A frame that a killed run has written to some outputs and not to others is inspected again, and
+given only to those that lack it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lpcnet_edge.errors import BadInput
+from lpcnet_edge.runtime.sinks import Sink, Sinks, SinkSettings
+from lpcnet_edge.runtime.sinks.appendfile import AppendFile
+from lpcnet_edge.runtime.sources.frame import Item
+from lpcnet_edge.types import ClassMap, Verdict
+
+_FORMAT = "lpcnet-edge journal 1"
+
+
+class Journal:
+    """Opens or begins a journal; open it before the outputs.
+
+    Parameters
+    ----------
+    path
+        The journal.
+    run
+        What makes two runs the same: bundle id, source, gate, rules.
+    outputs
+        Where verdicts go.
+
+    Attributes
+    ----------
+    done
+        Frames that need no inspection any more.
+
+    Raises
+    ------
+    BadInput
+        The journal is of another run, or is none.
+    SinkFailed
+        It cannot be written, or another process writes it.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any], outputs: SinkSettings) -> None:
+        self._file = AppendFile(path)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            if not lines:
+                head = {"format": _FORMAT, "run": dict(run), "began_at": _standing(outputs)}
+                self._file.append((json.dumps(head) + "\n").encode())
+                lines = [json.dumps(head)]
+            self._began_at, self.done = self._read(path, lines, dict(run))
+        except BaseException:
+            self._file.close()
+            raise
+        self._outputs = outputs
+        self._pending: list[str] = []
+
+    @staticmethod
+    def _read(path: Path, lines: list[str], run: dict[str, Any]) -> tuple[dict[str, int], set[str]]:
+        try:
+            head, *rest = (json.loads(line) for line in lines)
+            if head["format"] != _FORMAT:
+                raise ValueError(f"its format is {head['format']!r}")
+            began_at = {str(name): int(value) for name, value in head["began_at"].items()}
+            done = {str(name) for names in rest for name in names}
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise BadInput(f"{path} is no journal of a run: {exc}", mend="name another file, or remove it") from exc
+        for key, value in run.items():
+            if head["run"].get(key) != value:
+                raise BadInput(
+                    f"{path} is the journal of a run with {key} {head['run'].get(key)!r}, this one has {value!r}",
+                    mend="finish that run as it was begun, or name another journal",
+                )
+        return began_at, done
+
+    def attach(self, sinks: Sinks) -> None:
+        """Have each sink, before its first record, pass over the frames that the killed run had given it."""
+        for runner in sinks.runners:
+            runner.sink = _Lacking(runner.sink, self._written(runner.sink.name.split()[0]) - self.done)
+
+    def _written(self, kind: str) -> set[str]:
+        """Frames in an output since the run began; pictures are replaced by the same, so none need be known."""
+        path: Path | None = getattr(self._outputs, kind, None) if kind in self._began_at else None
+        if path is None or not path.is_file():
+            return set()
+        start = self._began_at[kind]
+        if kind == "sqlite":
+            with sqlite3.connect(path) as connection:
+                rows = connection.execute("SELECT frame FROM verdicts WHERE id > ?", (start,)).fetchall()
+            connection.close()
+            return {str(row[0]) for row in rows}
+        with path.open("rb") as stream:
+            stream.seek(start)
+            whole = [line.decode("utf-8", "backslashreplace") for line in stream if line.endswith(b"\n")]
+        if kind == "jsonl":
+            return {str(json.loads(line)["frame"]) for line in whole}
+        return {row[3] for row in csv.reader(whole) if row[3] != "frame"}
+
+    def add(self, frame: str) -> None:
+        """A frame was given to the outputs."""
+        self._pending.append(frame)
+
+    @property
+    def pending(self) -> int:
+        """Frames given to the outputs since the last :meth:`commit`."""
+        return len(self._pending)
+
+    def commit(self) -> None:
+        """All frames added are on the disk in every output."""
+        if self._pending:
+            self._file.append((json.dumps(self._pending) + "\n").encode())
+            self.done.update(self._pending)
+            self._pending.clear()
+
+    def close(self) -> None:
+        """Close the file; what was not committed is inspected again the next time. Twice is fine."""
+        self._file.close()
+
+
+class _Lacking(Sink):
+    """A sink that passes over frames it has already."""
+
+    def __init__(self, sink: Sink, has: set[str]) -> None:
+        self._sink, self._has = sink, has
+        self.name, self.durable = sink.name, sink.durable
+
+    @property
+    def pending(self) -> int:
+        return self._sink.pending
+
+    def write(self, item: Item, verdict: Verdict, classes: ClassMap | None = None) -> None:
+        if item.name not in self._has:
+            self._sink.write(item, verdict, classes)
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+    def surrender(self) -> Sequence[str]:
+        return self._sink.surrender()
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+def _standing(outputs: SinkSettings) -> dict[str, int]:
+    """Where each output stands: bytes of a file, the last id of a database."""
+    found: dict[str, int] = {}
+    for kind in ("jsonl", "csv"):
+        path: Path | None = getattr(outputs, kind)
+        if path is not None and (path.is_file() or not path.exists()):  # a pipe keeps nothing
+            found[kind] = _whole_bytes(path)
+    if outputs.sqlite is not None:
+        found["sqlite"] = 0
+        if outputs.sqlite.exists():
+            with sqlite3.connect(outputs.sqlite) as connection:
+                found["sqlite"] = connection.execute("SELECT coalesce(max(id), 0) FROM verdicts").fetchone()[0]
+            connection.close()
+    return found
+
+
+def _whole_bytes(path: Path) -> int:
+    """Size up to the last newline: a torn line is cut off when the sink opens."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            end = stream.tell()
+            while end > 0:
+                start = max(0, end - 65536)
+                stream.seek(start)
+                newline = stream.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    return start + newline + 1
+                end = start
+    except FileNotFoundError:
+        pass
+    return 0

@@ -1,0 +1,179 @@
+"""A session run into sinks: signals that drain it, the journal kept, and what is told of it at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lpcnet_edge.runtime.journal import Journal
+from lpcnet_edge.runtime.pipeline import Result
+from lpcnet_edge.runtime.session import Session
+from lpcnet_edge.runtime.sinks import Sinks
+from lpcnet_edge.runtime.sinks.appendfile import AppendFile
+from lpcnet_edge.runtime.verdict_lines import to_json
+from lpcnet_edge.types import PartVerdict
+
+Progress = Callable[[int, int], None]
+
+SHOWN = 20
+"""Frames that do not pass of which the report keeps the verdict."""
+
+_COMMIT_S, _COMMIT_FRAMES = 1.0, 1000
+_PARTS_S = 0.5
+_STEP = 0.01
+
+
+class Percentiles:
+    """Percentiles of positive numbers to within a percent, in memory that does not grow with their count."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self.largest = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one number."""
+        self._counts[round(math.log(max(value, 1e-6)) / _STEP)] += 1
+        self.largest = max(self.largest, value)
+
+    def at(self, share: float) -> float:
+        """The value that ``share`` (0..1) of the numbers do not exceed; nan where there are none."""
+        wanted = share * self._counts.total()
+        for step in sorted(self._counts):
+            wanted -= self._counts[step]
+            if wanted <= 0:
+                return min(math.exp(step * _STEP), self.largest)
+        return math.nan
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run came to. ``shown`` has the first ``SHOWN`` frames that did not pass."""
+
+    seconds: float = 0.0
+    resumed: int = 0
+    stopped: bool = False
+    latency_ms: Percentiles = field(default_factory=Percentiles)
+    stage_ms: Counter[str] = field(default_factory=Counter)
+    shown: list[Result] = field(default_factory=list)
+    parts: Counter[str] = field(default_factory=Counter)
+
+
+class PartLines:
+    """Verdicts on parts, counted, and as JSON lines in a file where one is given."""
+
+    def __init__(self, path: Path | None, report: Report) -> None:
+        self._file = AppendFile(path) if path is not None else None
+        self._report = report
+        self._held: list[str] = []
+        self._since_s = 0.0
+
+    def add(self, part: PartVerdict) -> None:
+        """Take one; the file is written twice a second at most."""
+        self._report.parts[part.outcome] += 1
+        if self._file is None:
+            return
+        self._held.append(json.dumps(to_json(part)) + "\n")
+        if time.monotonic() - self._since_s >= _PARTS_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        self._since_s = time.monotonic()
+        if self._file is not None and self._held:
+            self._file.append("".join(self._held).encode())
+            self._held.clear()
+
+    def close(self) -> None:
+        """Write what is held and close the file."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+
+def run_session(
+    session: Session, sinks: Sinks, report: Report, *, journal: Journal | None = None, progress: Progress | None = None
+) -> None:
+    """Run a session to its end, or until SIGINT or SIGTERM ask it to drain; every verdict goes to the sinks.
+
+    Parameters
+    ----------
+    report
+        Filled in as it goes, so that it holds also where the run ends with an error.
+    journal
+        Already attached to the sinks.
+    """
+    committed_s = time.monotonic()
+    done = 0
+    if journal is not None:
+        report.resumed = len(journal.done)
+    total = session.total or 0
+    with draining(session) as asked:
+        try:
+            for result in session:
+                sinks.write(result.item, result.verdict, result.classes)
+                _count(report, result)
+                done += 1
+                if journal is not None:
+                    journal.add(result.item.name)
+                    now_s = time.monotonic()
+                    if now_s - committed_s >= _COMMIT_S or journal.pending >= _COMMIT_FRAMES:
+                        _commit(journal, sinks)
+                        committed_s = time.monotonic()
+                if progress is not None:
+                    progress(done, max(total, done))
+        finally:
+            report.seconds = session.ended_s - session.started_s
+            report.stopped = asked.is_set()
+            if journal is not None:
+                _commit(journal, sinks)
+
+
+def _commit(journal: Journal, sinks: Sinks) -> None:
+    if sinks.flush(30.0):
+        journal.commit()
+
+
+def _count(report: Report, result: Result) -> None:
+    verdict = result.verdict
+    report.latency_ms.add(verdict.latency_ms["total"])
+    for stage, value in verdict.latency_ms.items():
+        report.stage_ms[stage] += value  # type: ignore[assignment]  # a sum of milliseconds
+    if verdict.outcome != "pass" and len(report.shown) < SHOWN:
+        report.shown.append(Result(result.item, verdict))
+
+
+@contextmanager
+def draining(session: Session) -> Iterator[threading.Event]:
+    """Let SIGINT and SIGTERM stop the session in an orderly way; the second one ends the process as usual.
+
+    Yields an event that is set once one came. Does nothing outside the main thread, where Python has no signals.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+        asked.set()
+        session.stop()
+
+    for known in (signal.SIGINT, signal.SIGTERM):
+        before[known] = signal.signal(known, stop)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

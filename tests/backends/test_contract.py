@@ -1,0 +1,270 @@
+"""One contract for every backend: what the pipeline relies on."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from local_bundle import LIMIT, SIDE, frame_of, heat_of, write_local
+from numpy.typing import NDArray
+
+from lpcnet_edge.backends import choice, tuning
+from lpcnet_edge.backends.base import ALIGNMENT, Backend, Slot
+from lpcnet_edge.backends.choice import AUTO, BACKENDS, open_backend, tuning_cache
+from lpcnet_edge.backends.null import NullBackend
+from lpcnet_edge.backends.trials import candidates, tune
+from lpcnet_edge.backends.tuning import Tuning, load_tuning, save_tuning
+from lpcnet_edge.bundle.read import Bundle
+from lpcnet_edge.errors import BackendFailed, MissingLibrary, StaleCache, UsageError
+
+TUNING = Tuning(threads=1, batch=4)
+
+# Backends that compute. The others of BACKENDS (null) have tests of their own.
+COMPUTING = [name for name in BACKENDS if name != "null"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_local(tmp_path_factory.mktemp("bundle") / "local", quantised=True)
+
+
+@pytest.fixture(
+    scope="module", params=[(name, kind) for name in COMPUTING for kind in ("float", "quantised")], ids="-".join
+)
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    name, kind = request.param
+    bundle = write_local(tmp_path_factory.mktemp("bundle") / "local", quantised=kind == "quantised")
+    opened = open_backend(bundle, name, tuning=TUNING, use_cache=False)
+    yield opened
+    opened.close()
+
+
+def filled(backend: Backend, tiles: NDArray[np.uint8]) -> Slot:
+    slot = backend.make_slot(len(tiles))
+    slot.pixels[: len(tiles)] = tiles
+    return slot
+
+
+def some_tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.stack([frame_of(seed + n, defects=n % 3) for n in range(count)])
+
+
+def check_picked(slot: Slot, tiles: NDArray[np.uint8], picked: NDArray[np.int32]) -> None:
+    heat = heat_of(tiles[picked]).repeat(16, axis=1).repeat(16, axis=2)
+    np.testing.assert_array_equal(slot.classes[: len(picked)], tiles[picked] > LIMIT)
+    np.testing.assert_array_equal(slot.confidence[: len(picked)], np.rint(255 * heat))
+
+
+def test_every_backend_is_tested_and_auto_never_takes_null() -> None:
+    assert set(COMPUTING) | {"null"} == set(BACKENDS)
+    assert "null" not in AUTO
+
+
+def test_a_slot_is_aligned_and_large_enough(backend: Backend) -> None:
+    slot = backend.make_slot(5)
+    assert slot.capacity >= 5
+    assert slot.pixels.shape[1:] == (SIDE, SIDE)
+    for array in (slot.pixels, slot.score, slot.classes, slot.confidence):
+        assert len(array) == slot.capacity
+        assert array.ctypes.data % ALIGNMENT == 0
+        assert array.flags.c_contiguous
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 11])
+def test_stage_1(backend: Backend, count: int) -> None:
+    tiles = some_tiles(11)
+    slot = filled(backend, tiles)
+    backend.submit(slot, count)
+    assert backend.collect(slot)
+    np.testing.assert_allclose(slot.score[:count], heat_of(tiles[:count]).max(axis=(1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "picked",
+    [[0], [10], [0, 1, 2], [2, 3, 4, 5, 6, 7], [1, 3, 5, 7, 9, 10], [0, 1, 2, 5, 6, 9, 10], list(range(11)), []],
+    ids=str,
+)
+def test_stage_2_in_the_order_of_the_picked(backend: Backend, picked: list[int]) -> None:
+    tiles = some_tiles(11)
+    slot = filled(backend, tiles)
+    backend.submit(slot, 11)
+    backend.collect(slot)
+    for _ in range(2):  # slots are used again
+        backend.submit_picked(slot, np.array(picked, np.int32))
+        assert backend.collect_picked(slot)
+        check_picked(slot, tiles, np.array(picked, np.int32))
+
+
+def test_slots_in_flight_keep_apart(backend: Backend) -> None:
+    tiles = [some_tiles(6, seed) for seed in (0, 100, 200)]
+    slots = [filled(backend, each) for each in tiles]
+    picked = np.array([0, 2, 3, 5], np.int32)
+    for slot in slots:
+        backend.submit(slot, 6)
+    for slot in slots:
+        assert backend.collect(slot)
+        backend.submit_picked(slot, picked)
+    for slot, each in zip(reversed(slots), reversed(tiles), strict=True):
+        assert backend.collect_picked(slot)
+        check_picked(slot, each, picked)
+
+
+def test_a_slot_is_refilled(backend: Backend) -> None:
+    slot = backend.make_slot(4)
+    for seed in range(3):
+        tiles = some_tiles(4, 10 * seed)
+        slot.pixels[:4] = tiles
+        backend.submit(slot, 4)
+        backend.collect(slot)
+        np.testing.assert_allclose(slot.score[:4], heat_of(tiles).max(axis=(1, 2)), rtol=1e-6)
+
+
+def test_a_short_wait_says_that_it_still_runs(backend: Backend) -> None:
+    tiles = some_tiles(64)
+    slot = filled(backend, tiles)
+    backend.submit(slot, 64)
+    until_s = time.monotonic() + 10
+    while not backend.collect(slot, 0.0):
+        assert time.monotonic() < until_s
+    np.testing.assert_allclose(slot.score[:64], heat_of(tiles).max(axis=(1, 2)), rtol=1e-6)
+
+
+def test_submitting_twice_is_a_fault_of_the_caller(backend: Backend) -> None:
+    slot = backend.make_slot(4)
+    backend.submit(slot, 4)
+    with pytest.raises(RuntimeError, match="still at work"):
+        backend.submit(slot, 4)
+    assert backend.collect(slot)
+
+
+@pytest.mark.parametrize("where", ["_start", "_wait"])
+def test_a_failure_is_told_once_and_the_slot_serves_again(
+    backend: Any, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = some_tiles(8)
+    slot = filled(backend, tiles)
+    real: Callable[..., Any] = getattr(backend, where)
+    calls = []
+
+    def fail_the_second(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("out of luck")
+        return real(*args)
+
+    monkeypatch.setattr(backend, where, fail_the_second)
+    with pytest.raises(BackendFailed, match=r"localization stage: out of luck"):
+        _ = backend.submit(slot, 8), backend.collect(slot)
+    backend.submit(slot, 8)
+    assert backend.collect(slot)
+    np.testing.assert_allclose(slot.score[:8], heat_of(tiles).max(axis=(1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_close_waits_and_may_be_called_twice(bundle: Bundle, name: str) -> None:
+    backend = open_backend(bundle, name, tuning=Tuning(1, batch=1), use_cache=False)
+    slot = backend.make_slot(16)
+    backend.submit(slot, 16)
+    backend.close()
+    backend.close()
+
+
+def test_it_says_what_it_is(backend: Backend) -> None:
+    assert backend.name in BACKENDS
+    assert backend.name in backend.about
+
+
+def test_null_picks_its_share(bundle: Bundle) -> None:
+    backend = NullBackend(bundle.manifest, picked_share=0.25)
+    slot = backend.make_slot(100)
+    backend.submit(slot, 100)
+    assert backend.collect(slot)
+    assert slot.score.sum() == 25
+    backend.submit_picked(slot, np.arange(3, dtype=np.int32))
+    assert backend.collect_picked(slot)
+    assert not slot.classes.any()
+
+
+def test_a_name_that_is_unknown_or_missing_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no backend is called 'opnvino'") as caught:
+        open_backend(bundle, "opnvino")
+    assert "openvino" in (caught.value.mend or "")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "openvino" else real(name))
+    with pytest.raises(MissingLibrary, match="asked for and is not installed"):
+        open_backend(bundle, "openvino")
+    other = open_backend(bundle, tuning=TUNING, use_cache=False)
+    assert other.name == "onnxruntime"
+    other.close()
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    with pytest.raises(MissingLibrary, match="none of"):
+        open_backend(bundle)
+
+
+def test_openvino_imports_what_it_compiled_before(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    tiles = some_tiles(3)
+
+    def scores() -> NDArray[np.float32]:
+        backend = open_backend(bundle, "openvino", tuning=Tuning(1, batch=2))
+        slot = filled(backend, tiles)
+        backend.submit(slot, 3)
+        backend.collect(slot)
+        backend.close()
+        return slot.score[:3].copy()
+
+    first = scores()
+    blobs = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.blob")}
+    assert len(blobs) == 6  # stage 1 and the two parts of stage 2, for two sizes
+    np.testing.assert_array_equal(scores(), first)
+    assert {path: path.stat().st_mtime_ns for path in blobs} == blobs
+    for path in blobs:
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(StaleCache):
+        scores()
+
+
+def test_a_tuning_is_kept_for_the_cores_it_was_made_on(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tuning, "allowed_cpus", lambda: 3)
+    cache = tuning_cache(bundle, "onnxruntime")
+    assert cache is not None
+    assert load_tuning(cache) is None
+    save_tuning(cache, Tuning(3, 1, 2, 3, measured=True))
+    assert load_tuning(cache) == Tuning(3, 1, 2, 3, measured=True)
+    backend = open_backend(bundle, "onnxruntime")
+    assert "batches up to 2" in backend.about
+    assert "tuned" in backend.about
+    backend.close()
+    monkeypatch.setattr(tuning, "allowed_cpus", lambda: 5)
+    assert load_tuning(cache) is None
+
+
+def test_tune_keeps_the_best(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lpcnet_edge.backends.trials.allowed_cpus", lambda: 1)
+    monkeypatch.setattr(tuning, "allowed_cpus", lambda: 1)
+    name, trials, best, kept = tune(bundle, "onnxruntime", seconds=0.01)
+    assert name == "onnxruntime"
+    assert best.tiles_per_s == max(trial.tiles_per_s for trial in trials if trial in trials[:4])
+    assert kept is not None
+    assert load_tuning(kept) == best.tuning
+    with pytest.raises(UsageError, match="cannot be tuned"):
+        tune(bundle, "null")
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 6, 64])
+def test_candidates_never_take_more_than_the_cores(cpus: int) -> None:
+    tried = list(candidates(cpus))
+    assert tried
+    assert len(set(tried)) == len(tried)
+    assert all(1 <= choice.streams <= choice.threads <= cpus for choice in tried)

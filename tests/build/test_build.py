@@ -1,0 +1,351 @@
+"""The whole way through the command line: weights and data to a bundle, and what it says and keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from built import DATA, Built, Workshop, files_of, options
+
+from lpcnet_edge.backends.graphs import from_model
+from lpcnet_edge.backends.onnxruntime import OnnxRuntimeEngine
+from lpcnet_edge.build.calibration_set import open_calibration_set
+from lpcnet_edge.build.golden import GOLDEN_FILE, GOLDEN_TILES
+from lpcnet_edge.build.quantise import LEVELS, place
+from lpcnet_edge.build.ranges import METHODS
+from lpcnet_edge.build.splits import split
+from lpcnet_edge.bundle.read import open_bundle
+from lpcnet_edge.cli import main
+from lpcnet_edge.cli.build import _METHODS
+from lpcnet_edge.datasets import open_dataset
+from lpcnet_edge.network.weights import load_network, save_weights
+
+STAGES = ("localization", "confidence")
+
+
+@pytest.fixture(scope="session")
+def int8(workshop: Workshop) -> Built:
+    """The first INT8 build of the run; ``--max-drop`` is wide, since few images check it."""
+    return workshop.once("int8", "--int8", "--max-drop", "5")
+
+
+def test_it_says_what_others_script_against(int8: Built) -> None:
+    names = ("seconds", "peak_rss_mb", "reference.mean_iou", "candidate.mean_iou", "restored_layers")
+    seconds, rss, reference, candidate, restored = options(int8.said, *names)
+    assert seconds > 0
+    assert rss > 100
+    assert 50 < reference <= 100
+    assert reference - candidate <= 5
+    assert isinstance(restored, list)
+    assert int8.said["precision"] == "int8"
+    assert int8.said["id"] == int8.bundle.id
+    assert int8.said["agreement"]["mask_iou"] > 85
+    assert int8.said["seconds"] >= sum(int8.said["phases"].values()) - 0.1
+    assert any("calibrated" in note for note in int8.said["notes"])
+
+
+def test_the_bundle_has_what_a_station_needs(int8: Built, workshop: Workshop) -> None:
+    bundle = int8.bundle
+    manifest = bundle.manifest
+    assert set(manifest.files) == {
+        *(f"{stage}.onnx" for stage in STAGES),
+        *(f"reference/{stage}.onnx" for stage in STAGES),
+        "calibration.json",
+        "calibration-set.json",
+        "accuracy.json",
+        "restore.png",
+        GOLDEN_FILE,
+    }
+    assert (manifest.precision, manifest.channels, manifest.tile_px) == ("int8", 3, 128)
+    assert manifest.gate.mode == "off"
+    assert [s.name for s in manifest.confidence.inputs] == ["pixels", "embedding", "picked"]
+    provenance: Any = manifest.provenance
+    assert provenance["weights"]["sha256"] == hashlib.sha256(workshop.weights.read_bytes()).hexdigest()
+    assert provenance["calibration"]["digest"] == bundle.json("calibration-set.json")["digest"]
+    assert manifest.accuracy["mean_iou"] == int8.said["candidate"]["mean_iou"]
+    restored = set(int8.said["restored_layers"])
+    assert {*manifest.localization.float_layers, *manifest.confidence.float_layers} == restored
+    assert bundle.read("restore.png").startswith(b"\x89PNG")
+
+
+def test_its_accuracy_says_how_it_was_measured(int8: Built) -> None:
+    accuracy = int8.bundle.json("accuracy.json")
+    assert accuracy["parity"]["class_agreement"] >= 0.9999
+    assert accuracy["parity"]["heatmap_error"] <= 1e-4
+    assert set(accuracy["methods"]) == set(METHODS)
+    scores = {name: (row["mask_iou"], row["pixels"]) for name, row in accuracy["methods"].items()}
+    assert scores[accuracy["method"]] == max(scores.values())
+    assert accuracy["check"]["candidate"]["mean_iou"] == int8.said["candidate"]["mean_iou"]
+    assert accuracy["restore"][-1]["restored"] == int8.said["restored_layers"]
+    assert accuracy["restore"][-1]["broken"] == []
+
+
+def test_the_scales_in_the_files_are_those_of_calibration_json(int8: Built) -> None:
+    ranges = int8.bundle.json("calibration.json")["tensors"]
+    used = 0
+    for stage in STAGES:
+        graph = from_model(onnx.load_model_from_string(int8.bundle.read(f"{stage}.onnx")))
+        for node in graph.nodes:
+            name = node.inputs[0].name if node.op == "QuantizeLinear" else ""
+            if node.op == "QuantizeLinear" and name != "preprocess/normalise":
+                tensor = ranges[name]
+                assert node.inputs[1].values == np.float32(tensor["ranges"][tensor["method"]] / LEVELS)
+                used += 1
+    assert used > 30
+
+
+def test_the_reference_is_the_float_pair(int8: Built) -> None:
+    for stage in STAGES:
+        model = onnx.load_model_from_string(int8.bundle.read(f"reference/{stage}.onnx"))
+        assert not [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        quantised = {n.name for n in onnx.load_model_from_string(int8.bundle.read(f"{stage}.onnx")).graph.node}
+        assert set(place(from_model(model)).convs) <= quantised
+
+
+def test_golden_is_what_the_canonical_files_give(int8: Built) -> None:
+    golden = np.load(io.BytesIO(int8.bundle.read(GOLDEN_FILE)))
+    assert len(golden["tiles"]) == GOLDEN_TILES
+    first, second = (
+        OnnxRuntimeEngine(int8.bundle.read(f"{stage}.onnx"), threads=1, optimise=False) for stage in STAGES
+    )
+    found = first.run({"pixels": golden["tiles"]})
+    picked = np.arange(GOLDEN_TILES, dtype=np.int32)
+    found |= second.run({"pixels": golden["tiles"], "embedding": found["embedding"], "picked": picked})
+    for name in ("heatmap", "score", "classes", "confidence"):
+        np.testing.assert_array_equal(golden[name], found[name], err_msg=name)
+    assert golden["classes"].any(), "no golden tile shows a defect"
+
+
+def test_calibration_and_check_share_no_part(int8: Built, tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_bytes(int8.bundle.read("calibration-set.json"))
+    calibrated = {part for _, part, *_ in json.loads(path.read_text())["images"]}
+    checked = int8.bundle.json("accuracy.json")["check"]["dataset"]
+    assert len(calibrated) == 16
+    assert checked["images"] + len(calibrated) <= 96
+    kept = open_calibration_set(path, open_dataset(DATA))
+    assert kept.digest == int8.bundle.json("calibration.json")["key"]["calibration_set"]
+    shown = {e.part for e in split(open_dataset(DATA), "carbon-fabric", None, lambda *_: None).check.entries}
+    assert len(shown) == checked["images"]
+    assert not shown & calibrated
+
+
+def test_the_second_build_reuses_what_the_first_measured(int8: Built, workshop: Workshop, tmp_path: Path) -> None:
+    again = workshop.build(tmp_path / int8.out.name, "--int8", "--max-drop", "5")
+    assert {"export reused", "calibration reused"} <= set(again.said["notes"])
+    assert not {"observing activations", "comparing methods"} & set(again.said["phases"])
+    assert files_of(again.out) == files_of(int8.out), "the same build makes the same bytes"
+    assert again.said["id"] == int8.said["id"]
+
+
+def test_float_builds_have_no_int8_in_them(workshop: Workshop, tmp_path: Path) -> None:
+    fp32 = workshop.build(tmp_path / "fp32", "--fp32", "--backend", "onnxruntime")
+    fp16 = workshop.build(tmp_path / "fp16", "--fp16", "--max-drop", "5")
+    for found, precision in ((fp32, "fp32"), (fp16, "fp16")):
+        bundle = found.bundle
+        assert bundle.manifest.precision == found.said["precision"] == precision
+        assert "calibration.json" not in bundle.manifest.files
+        for stage in STAGES:
+            assert b"QuantizeLinear" not in bundle.read(f"{stage}.onnx")
+            assert bundle.read(f"{stage}.onnx") == bundle.read(f"reference/{stage}.onnx")
+        assert found.said["restored_layers"] == []
+        assert found.said["method"] is None
+    assert fp32.said["agreement"]["mask_iou"] == 100
+    assert fp16.said["agreement"]["mask_iou"] > 99
+    assert any("rounded to float16" in note for note in fp16.said["notes"])
+
+
+def test_a_layer_whose_range_is_spoiled_returns_to_float(workshop: Workshop, tmp_path: Path) -> None:
+    """One channel made 3000 times larger, its readers' weights that much smaller: float computes the same, and INT8
+    has no levels left for the tensor's other channels. The tensor's two readers are what must return to float.
+    """
+    network = load_network(workshop.weights).network
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    for name in ("weight", "bias"):
+        state[f"confidence.encoder.stem.norm.{name}"][0] *= 3000
+    for reader in ("confidence.encoder.level4.down", "confidence.decoder.up2.lateral"):
+        state[f"{reader}.conv.weight"][:, 0] /= 3000
+    weights = tmp_path / "spoiled.safetensors"
+    save_weights(weights, network.config, state, 128)
+    out = tmp_path / "spoiled"
+    built = workshop.build(out, "--int8", "--weights", weights, "--method", "minmax", "--max-drop", "2")
+    readers = {"stage2/encoder/level4/down", "stage2/decoder/up2/lateral"}
+    assert set(built.said["restored_layers"][:2]) == readers
+    assert set(built.bundle.manifest.confidence.float_layers) >= readers
+    curve = built.bundle.json("accuracy.json")["restore"]
+    assert curve[0]["broken"]
+    assert not curve[-1]["broken"]
+    assert curve[-1]["mean_iou"] > curve[0]["mean_iou"]
+    graph = from_model(onnx.load_model_from_string(built.bundle.read("confidence.onnx")))
+    floats = {n.name for n in graph.nodes if n.op == "Conv" and hasattr(n.inputs[1], "values")}
+    assert readers <= floats
+
+
+@pytest.mark.slow
+def test_what_int8_cannot_do_fails_and_says_what_to_do(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every inner activation of every block spoiled: more than half of the work would have to be float."""
+    network = load_network(workshop.weights).network
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    for name in [name for name in state if name.endswith("conv1.norm.weight")]:
+        block = name.removesuffix("conv1.norm.weight")
+        for kind in ("weight", "bias"):
+            state[f"{block}conv1.norm.{kind}"][0] *= 3e4
+        state[f"{block}conv2.conv.weight"][:, 0] /= 3e4
+    for kind in ("weight", "bias"):
+        state[f"confidence.encoder.stem.norm.{kind}"][0] *= 3e4
+    for reader in ("confidence.encoder.level4.down", "confidence.decoder.up2.lateral"):
+        state[f"{reader}.conv.weight"][:, 0] /= 3e4
+    weights, out = tmp_path / "spoiled.safetensors", tmp_path / "out"
+    save_weights(weights, network.config, state, 128)
+    argv = workshop.arguments("--out", out, "--int8", "--weights", weights, "--method", "minmax", "--max-drop", "0")
+    code, text = workshop.run(*argv)
+    error = capsys.readouterr().err
+    assert code == 1
+    assert text == ""
+    assert "INT8 does not decide as float did" in error
+    assert "mend: build with --qat" in error
+    assert not out.exists()
+
+
+KILLER = """
+import os, signal, sys
+count = 0
+def hook(event, args):
+    global count
+    if event == "open" and isinstance(args[0], str) and ".writing" in args[0]:
+        count += 1
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+from lpcnet_edge.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_build_killed_while_it_writes_leaves_the_old_bundle(workshop: Workshop, tmp_path: Path) -> None:
+    old = workshop.build(tmp_path / "out", "--fp32")
+    before = files_of(old.out)
+    argv = workshop.arguments("--fp32", "--out", old.out, "--rules", write_rules(tmp_path))
+    environment = {**os.environ, "LPCNET_EDGE_CACHE": str(workshop.cache)}
+    done = subprocess.run([sys.executable, "-c", KILLER, *argv], env=environment, timeout=300)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".writing")]
+    assert files_of(old.out) == before
+    assert open_bundle(old.out).id == old.said["id"]
+
+
+def write_rules(folder: Path) -> Path:
+    path = folder / "rules.yaml"
+    path.write_text("default: {min_area_px: 9}\n")
+    return path
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_plans_from_a_bundle_go_into_the_machines_cache(
+    int8: Built, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_of(int8.out)
+    argv = ["build", "--from", str(int8.out), "--backend", "tensorrt-rtx", "--sm", "8.9", "--json"]
+    code, text = workshop.run(*argv)
+    assert code == 0
+    made = json.loads(text)
+    assert made["bundle"] == int8.said["id"]
+    files = [Path(name) for name in made["files"]]
+    assert sorted(path.suffix for path in files) == [".plan", ".plan", ".yaml"]
+    for path in files:
+        assert path.is_relative_to(workshop.cache / int8.said["id"])
+        assert path.stat().st_size > 100
+        assert path.stat().st_mode & 0o077 == 0
+    assert files_of(int8.out) == before, "a bundle is never changed"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_plans_built_with_the_bundle_are_in_it(workshop: Workshop, tmp_path: Path) -> None:
+    found = workshop.build(tmp_path / "out", "--int8", "--max-drop", "5", "--backend", "tensorrt-rtx", "--sm", "8.9")
+    plans = sorted(path.name for path in found.out.glob("plans/*/*.plan"))
+    assert plans == ["confidence.plan", "localization.plan"]
+    assert found.bundle.plan_sets[0].device == "sm89"
+
+
+def test_the_methods_offered_are_those_there_are() -> None:
+    assert [*_METHODS] == ["auto", *METHODS]
+
+
+WRONG = [
+    (["--int8"], 2, "--weights and --out are missing"),
+    (["--int8", "--weights", "carbon-fabric"], 2, "--weights and --out are missing"),
+    (["--int8", "--fp16", "--weights", "carbon-fabric", "--out", "x"], 2, "not allowed with argument"),
+    (["--weights", "carbon-fabric", "--out", "x", "--method", "best"], 2, "invalid choice: 'best'"),
+    (["--weights", "carbon-fabric", "--out", "x", "--backend", "cuda"], 2, "invalid choice: 'cuda'"),
+    (["--weights", "carbon-fabric", "--out", "x", "--max-drop", "-1"], 2, "--max-drop is -1"),
+    (["--weights", "carbon-fabric", "--out", "x", "--max-drop", "nan"], 2, "--max-drop is nan"),
+    (["--weights", "carbon-fabric", "--out", "x", "--sm", "8.9"], 2, "--sm is for plans"),
+    (["--weights", "carbon-fabric", "--out", "x", "--check-fold", "1"], 2, "--check-fold is given and --data is not"),
+    (["--weights", "carbon-fabric", "--out", "x", "--check-data", DATA], 2, "--check-data is given and --data"),
+    (["--weights", "magnetic-tile", "--out", "x"], 2, "--data is missing"),
+    (["--weights", "carbon-fabric", "--out", "x", "--data", DATA, "--check-fold", "1"], 2, "has no folds"),
+    (
+        ["--weights", "carbon-fabric", "--out", "x", "--data", DATA, "--check-data", DATA, "--check-fold", "1"],
+        2,
+        "are both given",
+    ),
+    (["--weights", "no-such", "--out", "x", "--data", "carbon-fabric:count=8,size=128"], 3, "neither shipped weights"),
+    (["--weights", "carbon-fabric", "--out", "x", "--recipe", "none.yaml"], 3, "none.yaml"),
+    (["--from", "nowhere"], 3, "there is no bundle at nowhere"),
+    (["--from", "nowhere", "--weights", "carbon-fabric"], 2, "--from takes everything from the bundle, --weights"),
+    (["--from", "nowhere", "--check-data", DATA], 2, "--check-data is given"),
+]
+
+
+@pytest.mark.parametrize(("argv", "code", "message"), WRONG)
+def test_wrong_use_is_told(
+    argv: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+        assert main(["build", *argv]) == code
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert message in output.err
+    assert "mend: " in output.err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_cpu_backend_needs_no_plans(
+    backend: str, int8: Built, workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workshop.run("build", "--from", str(int8.out), "--backend", backend)[0] == 2
+    assert f"{backend} needs no plans" in capsys.readouterr().err
+
+
+def test_a_bundle_of_another_precision_is_not_made_over(
+    int8: Built, workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workshop.run("build", "--from", str(int8.out), "--fp16")[0] == 2
+    assert "is int8, --fp16 is given" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_told_before_the_work(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    code, _ = workshop.run(*workshop.arguments("--int8", "--backend", "tensorrt", "--out", tmp_path / "x"))
+    assert code == 4
+    assert "tensorrt" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

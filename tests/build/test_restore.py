@@ -1,0 +1,152 @@
+"""Precision restore: which layers return to float, in what order, when it stops, and that it finds a ruined one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from exported import Exported
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpcnet_edge.backends.graphs import from_model
+from lpcnet_edge.build.judging import MAX_LOST_SHARE, Judgement
+from lpcnet_edge.build.quantise import place
+from lpcnet_edge.build.restore import LEAST_INT8_SHARE, Step, multiply_adds, restore, sensitivity, sqnr_db
+from lpcnet_edge.errors import BuildFailed
+
+LAYERS = ("a", "b", "c", "d")
+COSTS = {"a": 10, "b": 20, "c": 30, "d": 40}
+
+
+def judgement(drop: float = 0.0, escapes: Sequence[str] = (), lost: int = 0, caught: int = 100) -> Judgement:
+    return Judgement(80.0, 80.0 - drop, 99.0, 99.9, tuple(escapes), caught, lost)
+
+
+def run(drops: Sequence[float], order: Sequence[str] = LAYERS, max_drop: float = 0.5) -> tuple[list[Step], list[int]]:
+    """Restore where the candidate with k layers in float loses ``drops[k]`` points; also how often it was judged."""
+    judged: list[int] = []
+
+    def judge(restored: tuple[str, ...]) -> Judgement:
+        judged.append(len(restored))
+        return judgement(drops[len(restored)])
+
+    return restore(order, COSTS, judge, max_drop, judgement(drops[0])), judged
+
+
+def test_what_holds_at_once_keeps_every_layer() -> None:
+    steps, judged = run([0.5])
+    assert [step.restored for step in steps] == [()]
+    assert steps[0].int8_share == 1.0
+    assert judged == []
+
+
+def test_layers_return_in_order_until_it_holds() -> None:
+    steps, judged = run([3.0, 2.0, 0.4, 0.0])
+    assert [step.restored for step in steps] == [(), ("a",), ("a", "b")]
+    assert [step.int8_share for step in steps] == pytest.approx([1.0, 0.9, 0.7])
+    assert [step.judgement.drop for step in steps] == pytest.approx([3.0, 2.0, 0.4])
+    assert judged == [1, 2], "nothing is judged twice, or after it holds"
+
+
+def test_it_stops_before_int8_is_worth_nothing() -> None:
+    with pytest.raises(BuildFailed) as failure:
+        run([3.0, 2.0, 1.5, 1.0, 0.0])
+    assert "with 2 layers in float, and one more leaves INT8 40% of the multiply-adds" in failure.value.message
+    assert "mIoU fell by 1.50 points, more than 0.5" in failure.value.message
+    assert failure.value.mend is not None
+    assert all(way in failure.value.mend for way in ("--qat", "--fp16", "--max-drop"))
+    assert failure.value.exit_code == 1
+
+
+def test_it_stops_where_not_even_float_holds() -> None:
+    with pytest.raises(BuildFailed, match=r"with every layer in float: mIoU fell by 2\.00"):
+        run([3.0, 2.5, 2.0], order=("a", "b"))
+
+
+def test_exactly_the_least_share_is_allowed() -> None:
+    steps, _ = run([3.0, 3.0, 0.0], order=("d", "a"))
+    assert steps[-1].int8_share == pytest.approx(LEAST_INT8_SHARE)
+
+
+@given(st.lists(st.floats(0, 5), min_size=5, max_size=5), st.permutations(LAYERS), st.floats(0, 2))
+def test_the_last_step_holds_and_no_earlier_one_does(drops: list[float], order: list[str], max_drop: float) -> None:
+    try:
+        steps, _ = run(drops, order, max_drop)
+    except BuildFailed:
+        assert drops[0] > max_drop
+        return
+    assert not steps[-1].judgement.broken(max_drop)
+    assert all(step.judgement.broken(max_drop) for step in steps[:-1])
+    assert steps[-1].restored == tuple(order[: len(steps) - 1])
+    assert all(step.int8_share >= LEAST_INT8_SHARE for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        (judgement(0.51), "mIoU fell by 0.51 points"),
+        (judgement(float("nan")), "mIoU fell"),
+        (judgement(escapes=["p1", "p2", "p3", "p4"]), r"4 defective parts escape that float rejects \(p1, p2, p3\)"),
+        (judgement(lost=2, caught=199), "2 of 199 defects that float catches are lost"),
+    ],
+)
+def test_each_thing_that_breaks_is_said(found: Judgement, what: str) -> None:
+    with pytest.raises(BuildFailed, match=what):
+        restore((), COSTS, lambda _: found, 0.5, found)
+
+
+def test_what_is_allowed_is_not_broken() -> None:
+    assert judgement(0.5).broken(0.5) == []
+    assert judgement(-2.0).broken(0.0) == []
+    assert judgement(lost=2, caught=round(2 / MAX_LOST_SHARE)).broken(0.5) == []
+
+
+def test_sqnr_is_the_ratio_in_decibels() -> None:
+    x = np.array([3.0, 4.0], np.float32)
+    assert sqnr_db(x, x) == float("inf")
+    assert sqnr_db(x, np.array([3.0, 4.5], np.float32)) == pytest.approx(20.0)
+    assert sqnr_db(x, np.zeros(2, np.float32)) == pytest.approx(0.0)
+    assert sqnr_db(np.zeros(2, np.float32), x) < -100
+
+
+def test_multiply_adds_are_those_of_the_network(real: Exported) -> None:
+    costs = multiply_adds(real.pair.localization)
+    assert costs["stage1/stem/conv"] == 128 * 128 * 16 * 3 * 9
+    assert costs["stage1/merge/lateral"] == 16 * 16 * 64 * 96
+    assert set(costs) == set(place(from_model(real.pair.localization)).convs)
+
+
+RUINED = {
+    "localization": ("stage1/down8/relu", ("stage1/down16/conv",)),
+    "confidence": ("stage2/decoder/up4/relu", ("stage2/decoder/up4/conv",)),
+}
+
+
+@pytest.mark.parametrize("stage", RUINED)
+def test_a_layer_whose_range_is_far_too_small_comes_first(stage: str, small: Exported) -> None:
+    tensor, readers = RUINED[stage]
+    seen: list[tuple[int, int]] = []
+    ranges = {**small.ranges, tensor: small.ranges[tensor] / 200}
+    found = sensitivity(small.pair, ranges, small.tiles[:4], lambda done, total: seen.append((done, total)))
+    assert next(iter(found)) in readers
+    assert found[readers[0]] < 3 < min(list(found.values())[1:])
+    assert list(found.values()) == sorted(found.values())
+    layers = [name for m in small.float_models.values() for name in place(from_model(m)).convs]
+    assert sorted(found) == sorted(layers)
+    assert seen == [(done, len(layers)) for done in range(1, len(layers) + 1)]
+
+
+def test_a_layer_with_an_outlier_weight_comes_first(small: Exported) -> None:
+    """One channel whose one weight is huge: its scale leaves the others of the channel no levels."""
+    model = type(small.pair.confidence).FromString(small.pair.confidence.SerializeToString())
+    name = "stage2.encoder.level8.down.conv.weight"
+    weight = next(w for w in model.graph.initializer if w.name == name)
+    values = np.frombuffer(weight.raw_data, np.float32).copy().reshape(weight.dims)
+    values[:, 0, 0, 0] += 40 * np.abs(values).max()
+    weight.raw_data = values.tobytes()
+    pair = type(small.pair)(small.pair.localization, model)
+    spoiled = Exported(small.network, pair, small.tiles)
+    found = sensitivity(pair, spoiled.ranges, small.tiles[:4])
+    assert next(iter(found)) == "stage2/encoder/level8/down"

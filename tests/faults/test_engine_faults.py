@@ -1,0 +1,239 @@
+"""Backends that fail, hang and do not come back: every frame gets exactly one verdict, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from local_bundle import frame_of, write_local
+from numpy.typing import NDArray
+
+from lpcnet_edge.backends.base import Backend, Slot
+from lpcnet_edge.backends.choice import open_backend
+from lpcnet_edge.backends.tuning import Tuning
+from lpcnet_edge.bundle.read import Bundle
+from lpcnet_edge.errors import BackendFailed, MissingDevice
+from lpcnet_edge.runtime.pipeline import Result
+from lpcnet_edge.runtime.session import Session
+from lpcnet_edge.runtime.settings import BulkSettings, LiveSettings, RunSettings
+
+FRAMES = 60
+MODES = [False, True]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_local(tmp_path_factory.mktemp("bundle") / "local")
+
+
+class Faulty:
+    """A real backend, of which given calls fail or hang. ``calls`` counts over all that were opened.
+
+    Parameters
+    ----------
+    fails
+        (name of the method, number of its call) -> whether it raises.
+    """
+
+    def __init__(self, bundle: Bundle, fails: Callable[[str, int], bool]) -> None:
+        self.bundle, self.fails = bundle, fails
+        self.calls: dict[str, int] = {}
+        self.opened = 0
+
+    def open(self) -> Backend:
+        self.opened += 1
+        if self.fails("open", self.opened):
+            raise MissingDevice("the device is gone")
+        return _Proxy(self, open_backend(self.bundle, "onnxruntime", tuning=Tuning(1, batch=4), use_cache=False))
+
+    def check(self, name: str) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        if self.fails(name, self.calls[name]):
+            raise BackendFailed(f"{name} failed on purpose")
+
+
+class _Proxy:
+    def __init__(self, faulty: Faulty, real: Backend) -> None:
+        self._faulty, self._real = faulty, real
+        self.name, self.about = real.name, real.about
+        self.closed = False
+
+    def make_slot(self, tiles: int) -> Slot:
+        return self._real.make_slot(tiles)
+
+    def submit(self, slot: Slot, count: int) -> None:
+        self._faulty.check("submit")
+        self._real.submit(slot, count)
+
+    def collect(self, slot: Slot, timeout_s: float | None = None) -> bool:
+        done = self._real.collect(slot, timeout_s)
+        if done:
+            self._faulty.check("collect")
+        return done
+
+    def submit_picked(self, slot: Slot, picked: NDArray[np.int32]) -> None:
+        self._faulty.check("submit_picked")
+        self._real.submit_picked(slot, picked)
+
+    def collect_picked(self, slot: Slot, timeout_s: float | None = None) -> bool:
+        done = self._real.collect_picked(slot, timeout_s)
+        if done:
+            self._faulty.check("collect_picked")
+        return done
+
+    def close(self) -> None:
+        self._real.close()
+
+
+def paced(pause_s: float) -> Iterator[NDArray[np.uint8]]:
+    for number in range(FRAMES):
+        time.sleep(pause_s)
+        yield frame_of(number, defects=number % 2)
+
+
+def run(
+    faulty: Faulty, is_live: bool, settings: RunSettings | None = None, pause_s: float = 0.0
+) -> tuple[list[Result], Session]:
+    settings = settings or RunSettings(bulk=BulkSettings(tiles=4))
+    with Session(faulty.bundle, [paced(pause_s)], settings, backend=faulty.open, live=is_live) as session:
+        results = list(session)
+    assert [result.item.sequence for result in results] == list(range(FRAMES))
+    return results, session
+
+
+def is_right(result: Result) -> bool:
+    return result.verdict.outcome == ("reject" if result.item.sequence % 2 else "pass") and bool(
+        result.verdict.defects
+    ) == bool(result.item.sequence % 2)
+
+
+@pytest.mark.parametrize("is_live", MODES)
+@pytest.mark.parametrize("name", ["submit", "collect", "submit_picked", "collect_picked"])
+def test_a_stage_that_fails_once_is_done_again(bundle: Bundle, name: str, is_live: bool) -> None:
+    faulty = Faulty(bundle, lambda call, number: call == name and number in (4, 8))
+    results, session = run(faulty, is_live)
+    assert all(map(is_right, results))
+    assert session.reopened == 0
+
+
+@pytest.mark.parametrize("is_live", MODES)
+@pytest.mark.parametrize("name", ["collect", "submit_picked"])
+def test_a_stage_that_fails_twice_has_the_backend_opened_again(bundle: Bundle, name: str, is_live: bool) -> None:
+    faulty = Faulty(bundle, lambda call, number: call == name and number in (3, 4))
+    results, session = run(faulty, is_live, pause_s=0.002)
+    assert session.reopened == 1
+    wrong = [result for result in results if not is_right(result)]
+    if not is_live:
+        assert not wrong  # bulk waits until it is back
+    assert all(result.verdict.reasons[0].startswith("engine failed: ") for result in wrong)
+    assert is_right(results[-1])
+
+
+@pytest.mark.parametrize("is_live", MODES)
+def test_a_backend_that_always_fails_rejects_every_frame(bundle: Bundle, is_live: bool) -> None:
+    faulty = Faulty(bundle, lambda call, number: call == "collect")
+    results, session = run(faulty, is_live, pause_s=0.001)
+    assert all(result.verdict.reasons == ("engine failed: collect failed on purpose",) for result in results)
+    assert session.pipeline.totals.refused["engine failed"] == FRAMES
+    assert faulty.opened <= 3  # it waits longer and longer before it tries again
+
+
+def test_rejects_flow_until_a_lost_device_is_back(bundle: Bundle) -> None:
+    def fails(call: str, number: int) -> bool:
+        return (call == "collect" and 10 <= number <= 11) or (call == "open" and 2 <= number <= 4)
+
+    faulty = Faulty(bundle, fails)
+    live = LiveSettings(reopen_first_s=0.01, reopen_largest_s=0.02)
+    results, session = run(faulty, True, RunSettings(live=live), pause_s=0.005)
+    said = {result.verdict.reasons[0] for result in results if not is_right(result)}
+    assert "engine failed: collect failed on purpose" in said
+    assert all(reason.startswith("engine failed: ") for reason in said)
+    assert session.reopened == 1
+    assert faulty.opened == 5
+    assert is_right(results[-1])
+    longest = max(result.verdict.latency_ms["total"] for result in results)
+    assert longest < 1000  # nobody waited for the device
+
+
+class Hanging(_Proxy):
+    """Its stage 1 takes ``hang_s`` from its fifth frame on, ``times`` times."""
+
+    hang_s, times = 0.15, 1
+
+    def __init__(self, faulty: Faulty, real: Backend) -> None:
+        super().__init__(faulty, real)
+        self._until_s = 0.0
+
+    def submit(self, slot: Slot, count: int) -> None:
+        calls = self._faulty.calls["submit"] = self._faulty.calls.get("submit", 0) + 1
+        if 5 <= calls < 5 + self.times:
+            self._until_s = time.monotonic() + self.hang_s
+        self._real.submit(slot, count)
+
+    def collect(self, slot: Slot, timeout_s: float | None = None) -> bool:
+        left_s = self._until_s - time.monotonic()
+        if left_s > 0:
+            time.sleep(left_s if timeout_s is None else min(left_s, timeout_s))
+            if timeout_s is not None and timeout_s < left_s:
+                return False
+        return self._real.collect(slot, timeout_s)
+
+
+def hanging(bundle: Bundle, hang_s: float) -> Faulty:
+    faulty = Faulty(bundle, lambda call, number: False)
+
+    class Hangs(Hanging):
+        pass
+
+    Hangs.hang_s = hang_s
+
+    def open_it() -> Backend:
+        faulty.opened += 1
+        real = open_backend(bundle, "onnxruntime", tuning=Tuning(1, batch=4), use_cache=False)
+        return Hangs(faulty, real)
+
+    faulty.open = open_it  # type: ignore[method-assign]
+    return faulty
+
+
+def test_a_slow_frame_is_rejected_at_its_deadline_not_after(bundle: Bundle) -> None:
+    results, session = run(
+        hanging(bundle, 0.3), True, RunSettings(live=LiveSettings(deadline_ms=60, waiting=1)), pause_s=0.02
+    )
+    late = [result.verdict for result in results if result.verdict.reasons and "late" in result.verdict.reasons[0]]
+    assert late[0].reasons == ("late: not decided within 60 ms",)
+    assert 55 <= late[0].latency_ms["total"] < 200
+    assert any("busy with an earlier frame" in verdict.reasons[0] for verdict in late)
+    assert session.reopened == 0
+    assert is_right(results[-1])
+
+
+def test_a_hang_counts_as_a_failure(bundle: Bundle) -> None:
+    settings = RunSettings(live=LiveSettings(deadline_ms=50, hang_s=0.2, reopen_first_s=0.01, waiting=1))
+    results, session = run(hanging(bundle, 2.0), True, settings, pause_s=0.02)
+    assert session.reopened == 1
+    assert is_right(results[-1])
+
+
+def test_the_threads_and_files_of_failed_backends_go(bundle: Bundle) -> None:
+    def counts() -> tuple[int, int]:
+        return len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir()))
+
+    faulty = Faulty(bundle, lambda call, number: call == "collect" and number % 4 >= 2)
+    run(Faulty(bundle, lambda call, number: False), False)
+    before = counts()
+    settings: Any = RunSettings(
+        bulk=BulkSettings(tiles=1), live=LiveSettings(reopen_first_s=1e-3, reopen_largest_s=1e-3)
+    )
+    _, session = run(faulty, False, settings)
+    assert session.reopened > 5
+    until_s = time.monotonic() + 5
+    while counts() > before and time.monotonic() < until_s:
+        time.sleep(0.05)
+    after = counts()
+    assert after[0] <= before[0] + 1
+    assert after[1] <= before[1] + 1
