@@ -111,8 +111,16 @@ def build_bundle(
         notes.append(ranging.note)
         int8 = Candidate(engines, ranging.calibration, _judged(engines, ranging.ranges, (), judge))
         if settings.qat is not None:
-            sides = (network, int8, calibration_data, judge, settings.qat, settings.max_drop)
-            int8 = tune(*sides, tiles[:PARITY_TILES], progress)
+            int8 = tune(
+                network,
+                int8,
+                calibration_data,
+                judge,
+                settings.qat,
+                max_drop=settings.max_drop,
+                tiles=tiles[:PARITY_TILES],
+                progress=progress,
+            )
             notes.append(int8.note)
             report["qat"] = int8.report
         steps = _hold(int8, tiles, judge, settings.max_drop, progress)

@@ -65,6 +65,7 @@ def tune(
     dataset: Dataset,
     judge: Judge,
     settings: QatSettings,
+    *,
     max_drop: float,
     tiles: NDArray[np.uint8],
     progress: Progress,

@@ -32,11 +32,11 @@ class Layer:
     layer, stage
         Its name and stage.
     tensor
-        The quantised tensor that it reads.
+        The noisiest of the quantised tensors that it reads, or that are added to what it gives.
     output_sqnr_db
         At the stage's logits, with only this layer quantised; what the layer does to the outputs.
     input_sqnr_db, saturated
-        Of the tensor that it reads: the noise of its own quantisation, and the share 0..1 beyond its range.
+        Of that tensor: the noise of its own quantisation, and the share 0..1 beyond its range.
     """
 
     layer: str
@@ -71,11 +71,13 @@ def layer_table(bundle: Bundle, tiles: Sequence[Image], progress: Callable[[int,
     models = {stage: onnx.load_model_from_string(data) for stage, data in reference.items()}
     ranges = {name: scale * LEVELS for own in scales.values() for name, scale in own.items()}
     order = sensitivity(OnnxPair(**models), {**stated_ranges(bundle), **ranges}, np.stack(chosen), progress)
-    table = {}
+    table = []
     for stage, model in models.items():
-        for tensor, readers in place(from_model(model)).uses.items():
-            for node, _ in readers:
-                if node in order and tensor in uses and node not in manifest.stages[stage].float_layers:
-                    use = uses[tensor]
-                    table[node] = Layer(node, stage, tensor, order[node], use.sqnr_db, use.saturated)
-    return sorted(table.values(), key=lambda row: row.output_sqnr_db)
+        graph = from_model(model)
+        convs = set(place(graph).convs)
+        for layer in convs - set(manifest.stages[stage].float_layers):
+            own = [name for name in place(graph, convs - {layer}).tensors if name in uses]
+            if own:
+                tensor = min(own, key=lambda name: uses[name].sqnr_db)
+                table.append(Layer(layer, stage, tensor, order[layer], uses[tensor].sqnr_db, uses[tensor].saturated))
+    return sorted(table, key=lambda row: row.output_sqnr_db)

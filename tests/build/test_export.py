@@ -135,6 +135,7 @@ def test_normalisation_is_inside_batch_normalisation_is_folded_and_nothing_const
         assert not any(node.metadata_props for node in model.graph.node)
 
 
+@pytest.mark.slow
 def test_the_same_network_exports_to_the_same_bytes(small: Exported) -> None:
     again = export_network(FloatNetwork(random_network(SMALL), 64))
     for stage in STAGES:

@@ -89,7 +89,7 @@ def test_before_any_training_torch_says_what_the_engine_says(
 ) -> None:
     """Ranges that are too narrow make rounding loud: a reader rounded too much or too little would show."""
     found: Exported = request.getfixturevalue(which)
-    tiles = found.tiles[:6]
+    tiles = found.tiles[:3]
     ranges = {name: value * narrowed for name, value in found.ranges.items()}
     int8 = OnnxPair(*(quantise(model, ranges) for model in found.float_models.values()))
     engine = canonical_classes(int8, tiles)
@@ -146,7 +146,16 @@ def agreement_with(engines: Engines, found: Exported) -> Judge:
 def run(small: Exported, broken: Candidate, settings: QatSettings, max_drop: float = MAX_DROP) -> Candidate:
     judge: Callable[[Segmenter], Judgement] = agreement_with(broken.engines, small)
     data = Marked(small.tiles, range(12))
-    return tune(small.network, broken, data, judge, settings, max_drop, small.tiles[:4], lambda *_: None)
+    return tune(
+        small.network,
+        broken,
+        data,
+        judge,
+        settings,
+        max_drop=max_drop,
+        tiles=small.tiles[:4],
+        progress=lambda *_: None,
+    )
 
 
 def test_what_calibration_broke_is_mended(small: Exported, broken: Candidate) -> None:
