@@ -4,7 +4,10 @@
 TORCH="torch==2.13.0"
 
 # Debian packages that the tests need: add a name here and scripts/test installs it as root, or names it and fails.
-DEBIAN_PACKAGES=(aravis-tools) # a GigE Vision camera as a process, and the library that talks to it
+DEBIAN_PACKAGES=(
+    aravis-tools # a GigE Vision camera as a process, and the library that talks to it
+    chromium     # opens the reports that `check --html` writes
+)
 
 die() { # MESSAGE MEND
     printf 'error: %s\nmend: %s\n' "$1" "$2" >&2

@@ -28,7 +28,7 @@ from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.parity import check_parity
 from lpcnet_edge.build.qat import Candidate, tune
 from lpcnet_edge.build.ranging import find_ranges, methods_report
-from lpcnet_edge.build.report import as_json, curve_png
+from lpcnet_edge.build.report import as_json, curve, curve_png, summary
 from lpcnet_edge.build.restore import Step, multiply_adds, restore, sensitivity
 from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
 from lpcnet_edge.bundle.cache import cache_root
@@ -128,7 +128,7 @@ def build_bundle(
         final = int8.engines.quantised_pair(int8.ranges, keep_float)
         judgement = steps[-1].judgement
         report |= methods_report(ranging)
-        report["restore"] = _curve(steps, settings.max_drop)
+        report["restore"] = curve(steps, settings.max_drop)
         files["calibration.json"] = calibration_json(int8.calibration).encode()
         files["restore.png"] = curve_png(steps, settings.max_drop)
     else:
@@ -154,7 +154,7 @@ def build_bundle(
         confidence=_stage("confidence", final.confidence, settings, keep_float),
         rules=settings.rules,
         provenance=_provenance(weights, digest, chosen, calibration_data, settings) | _tuning(report),
-        accuracy=_summary(judgement),
+        accuracy=summary(judgement),
     )
     progress("writing", 0, 1)
     bundle = write_bundle(out, manifest, files, sign_with=settings.sign_with)
@@ -278,32 +278,6 @@ def _stage(name: str, model: onnx.ModelProto, settings: BuildSettings, keep_floa
         outputs=tensor_specs(model.graph.output),
         float_layers=tuple(layer for layer in keep_float if any(node.name == layer for node in model.graph.node)),
     )
-
-
-def _curve(steps: list[Step], max_drop: float) -> list[dict[str, Any]]:
-    return [
-        {
-            "restored": list(step.restored),
-            "int8_share": round(step.int8_share, 4),
-            "mean_iou": round(step.judgement.candidate_miou, 3),
-            "drop": round(step.judgement.drop, 3),
-            "mask_iou": round(step.judgement.mask_iou, 3),
-            "broken": step.judgement.broken(max_drop),
-        }
-        for step in steps
-    ]
-
-
-def _summary(judgement: Judgement) -> dict[str, Any]:
-    return {
-        "reference_mean_iou": round(judgement.reference_miou, 3),
-        "mean_iou": round(judgement.candidate_miou, 3),
-        "mask_iou": round(judgement.mask_iou, 3),
-        "pixels": round(judgement.pixels, 4),
-        "new_escapes": len(judgement.new_escapes),
-        "defects_lost": judgement.lost,
-        "defects_caught_in_float": judgement.caught,
-    }
 
 
 def _provenance(

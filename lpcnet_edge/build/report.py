@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lpcnet_edge.build.judging import Judgement
 from lpcnet_edge.build.restore import Step
 
 
@@ -41,6 +42,34 @@ def curve_png(steps: Sequence[Step], max_drop: float) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def curve(steps: Sequence[Step], max_drop: float) -> list[dict[str, Any]]:
+    """The steps of a restore, for ``accuracy.json``."""
+    return [
+        {
+            "restored": list(step.restored),
+            "int8_share": round(step.int8_share, 4),
+            "mean_iou": round(step.judgement.candidate_miou, 3),
+            "drop": round(step.judgement.drop, 3),
+            "mask_iou": round(step.judgement.mask_iou, 3),
+            "broken": step.judgement.broken(max_drop),
+        }
+        for step in steps
+    ]
+
+
+def summary(judgement: Judgement) -> dict[str, Any]:
+    """The figures of a build that go into ``bundle.yaml``."""
+    return {
+        "reference_mean_iou": round(judgement.reference_miou, 3),
+        "mean_iou": round(judgement.candidate_miou, 3),
+        "mask_iou": round(judgement.mask_iou, 3),
+        "pixels": round(judgement.pixels, 4),
+        "new_escapes": len(judgement.new_escapes),
+        "defects_lost": judgement.lost,
+        "defects_caught_in_float": judgement.caught,
+    }
 
 
 def _finite(value: Any) -> Any:

@@ -202,12 +202,14 @@ def _ranges(uses: Mapping[str, TensorUse]) -> Iterator[Cause]:
 def _of_gate(gate: Mapping[str, Any]) -> Iterator[Cause]:
     if not gate["missed"]:
         return
-    worst = max(gate["per_class"].items(), key=lambda item: int(item[1]["missed"]))[0]
+    missed = {name: row["missed"] for name, row in gate["per_class"].items() if row["missed"]}
+    names = sorted(missed, key=lambda name: -missed[name])
+    counts = ", ".join(f"{missed[name]} of {name}" for name in names)
+    promise = f"where its alpha allows {100 * gate['alpha']:.3g} %"
     yield Cause(
         "gate",
         f"the gate at {gate['threshold']:.4g} clears {gate['missed']} of {gate['defective_parts']} defective parts "
-        f"(95 %: {gate['low']:.1f} to {gate['high']:.1f} %), where its alpha allows {100 * gate['alpha']:.3g} %; most "
-        f"of them show {worst}",
-        f"calibrate the gate again: the largest threshold that misses none of these parts is "
-        f"{gate['largest_without_a_miss']:.4g}; or improve the localization of {worst}",
+        f"(95 %: {gate['low']:.1f} to {gate['high']:.1f} %), {promise}: {counts}",
+        "calibrate the gate again (lpcnet-edge calibrate gate): the largest threshold that misses none of these parts "
+        f"is {gate['largest_without_a_miss']:.4g}; or improve the localization of {names[0]}",
     )

@@ -26,11 +26,11 @@ def change(before: float | None, after: float | None, better: int = 1) -> Iterat
     yield f"<td{kind}>{'-' if change is None else f'{change:+.2f}'}</td>"
 
 
-def table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
     """A table; of ``rows`` the first cell as text that is escaped already, the others as cells."""
     head = "".join(f"<th>{text(name)}</th>" for name in heads)
     body = "".join(f"<tr><td>{first}</td>{''.join(others)}</tr>" for first, *others in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def section(title: str, body: str) -> str:

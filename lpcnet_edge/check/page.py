@@ -249,4 +249,4 @@ def _provenance(report: Mapping[str, Any]) -> str:
         "tile": f"{data['tile_px']} px; every image resized whole to one tile",
         "limits": ", ".join(f"{name} {value}" for name, value in report["limits"].items()) or "none",
     }
-    return table(("", ""), [[name, f"<td>{text(value)}</td>"] for name, value in rows.items()])
+    return table(("", ""), [[name, f"<td>{text(value)}</td>"] for name, value in rows.items()], "about")

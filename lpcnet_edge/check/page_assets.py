@@ -26,6 +26,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
 th { color: var(--soft); font-weight: 600; }
+table.about td { text-align: left; overflow-wrap: anywhere; vertical-align: top; }
+table.about td:first-child { white-space: nowrap; color: var(--soft); } table.about thead { display: none; }
 td.down { color: var(--bad); } td.up { color: var(--good); }
 .pair { display: flex; flex-wrap: wrap; gap: 20px; } .pair > * { flex: 1 1 440px; min-width: 0; }
 svg { max-width: 100%; height: auto; display: block; } svg text { fill: var(--ink); font-size: 12px; }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verbs to the command."""
-    parser = verbs.add_parser("check", help="measure a network on labelled images, or a bundle beside its float one")
+    parser = verbs.add_parser("check", help="measure a bundle beside its float network, or weights alone")
     _add_weights_option(parser, required=False)
     add_dataset_options(parser)
     parser.add_argument("--fold", nargs="+", metavar="N", help="only the images of these folds")

@@ -167,20 +167,42 @@ def test_float_builds_have_no_int8_in_them(workshop: Workshop, tmp_path: Path) -
     assert any("rounded to float16" in note for note in fp16.said["notes"])
 
 
+def spoil(path: Path, weights: Path, *, everywhere: bool) -> Path:
+    """The same function with a channel made 3000 times larger, and its readers' weights that much smaller.
+
+    Float computes what it did; INT8 has no levels left for the tensor's other channels, at stage 2's stem, or nearly
+    everywhere.
+    """
+    network = load_network(weights).network
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    encoder, decoder = "confidence.encoder", "confidence.decoder"
+    tensors = [([f"{encoder}.stem.norm"], [f"{encoder}.level4.down.conv", f"{decoder}.up2.lateral.conv"])]
+    if everywhere:
+        for stride, blocks in ((4, 2), (8, 2)):
+            level = f"{encoder}.level{stride}"
+            each = [f"{level}.block{number + 1}" for number in range(blocks)]
+            tensors += [([f"{block}.conv1.norm"], [f"{block}.conv2.conv"]) for block in each]
+            makers = [f"{level}.down.norm", *(f"{block}.conv2.norm" for block in each)]
+            beyond = [f"{encoder}.level{2 * stride}.down.conv", f"{decoder}.up{stride}.lateral.conv"]
+            tensors.append((makers, [*(f"{block}.conv1.conv" for block in each), *beyond]))
+        coarser = {2: "up4.conv", 4: "up8.conv", 8: "up16.conv", 16: "entry"}
+        for stride, coarse in coarser.items():
+            up = f"{decoder}.up{stride}"
+            tensors.append(([f"{up}.lateral.norm", f"{decoder}.{coarse}.norm"], [f"{up}.conv.conv"]))
+    for makers, readers in tensors:
+        for maker in makers:
+            state[f"{maker}.weight"][0] *= 3000
+            state[f"{maker}.bias"][0] *= 3000
+        for reader in readers:
+            state[f"{reader}.weight"][:, 0] /= 3000
+    save_weights(path, network.config, state, 128)
+    return path
+
+
 @pytest.mark.slow
 def test_a_layer_whose_range_is_spoiled_returns_to_float(workshop: Workshop, tmp_path: Path) -> None:
-    """One channel made 3000 times larger, its readers' weights that much smaller: float computes the same, and INT8
-    has no levels left for the tensor's other channels. The tensor's two readers are what must return to float.
-    """
-    network = load_network(workshop.weights).network
-    state = {name: value.clone() for name, value in network.state_dict().items()}
-    for name in ("weight", "bias"):
-        state[f"confidence.encoder.stem.norm.{name}"][0] *= 3000
-    for reader in ("confidence.encoder.level4.down", "confidence.decoder.up2.lateral"):
-        state[f"{reader}.conv.weight"][:, 0] /= 3000
-    weights = tmp_path / "spoiled.safetensors"
-    save_weights(weights, network.config, state, 128)
-    out = tmp_path / "spoiled"
+    """The two readers of the spoiled tensor are what must return, and the first to."""
+    weights, out = spoil(tmp_path / "spoiled.safetensors", workshop.weights, everywhere=False), tmp_path / "spoiled"
     built = workshop.build(out, "--int8", "--weights", weights, "--method", "minmax", "--max-drop", "2")
     readers = {"stage2/encoder/level4/down", "stage2/decoder/up2/lateral"}
     assert set(built.said["restored_layers"][:2]) == readers
@@ -198,22 +220,9 @@ def test_a_layer_whose_range_is_spoiled_returns_to_float(workshop: Workshop, tmp
 def test_what_int8_cannot_do_fails_and_says_what_to_do(
     workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every inner activation of every block spoiled: more than half of the work would have to be float."""
-    network = load_network(workshop.weights).network
-    state = {name: value.clone() for name, value in network.state_dict().items()}
-    for name in [name for name in state if name.endswith("conv1.norm.weight")]:
-        block = name.removesuffix("conv1.norm.weight")
-        for kind in ("weight", "bias"):
-            state[f"{block}conv1.norm.{kind}"][0] *= 3e4
-        state[f"{block}conv2.conv.weight"][:, 0] /= 3e4
-    for kind in ("weight", "bias"):
-        state[f"confidence.encoder.stem.norm.{kind}"][0] *= 3e4
-    for reader in ("confidence.encoder.level4.down", "confidence.decoder.up2.lateral"):
-        state[f"{reader}.conv.weight"][:, 0] /= 3e4
-    weights, out = tmp_path / "spoiled.safetensors", tmp_path / "out"
-    save_weights(weights, network.config, state, 128)
-    argv = workshop.arguments("--out", out, "--int8", "--weights", weights, "--method", "minmax", "--max-drop", "0")
-    code, text = workshop.run(*argv)
+    weights, out = spoil(tmp_path / "spoiled.safetensors", workshop.weights, everywhere=True), tmp_path / "out"
+    more = ["--weights", weights, "--method", "minmax", "--max-drop", "0"]
+    code, text = workshop.run(*workshop.arguments("--out", out, "--int8", *more))
     error = capsys.readouterr().err
     assert code == 1
     assert text == ""
