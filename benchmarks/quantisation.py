@@ -5,8 +5,9 @@
 
 Each quantiser gets the same float ONNX pair and the same calibration tiles. What they make is measured in one process
 on OpenVINO, both stages one after the other, interleaved, and the medians are given beside ONNX Runtime's and
-OpenVINO's FP32; accuracy is measured on the check images against the ground truth and against float. NNCF and ModelOpt have an
-environment each below .peers/, made on first use; one that cannot be installed is reported as missing, with the reason.
+OpenVINO's FP32; accuracy is measured on the check images against the ground truth and against float. NNCF and ModelOpt
+have an environment each below .peers/, made on first use; one that cannot be installed is reported as missing, with the
+reason.
 """
 
 from __future__ import annotations

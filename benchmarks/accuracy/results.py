@@ -134,6 +134,7 @@ def page(tile: dict[str, Any], twins: dict[str, Any], fabric: dict[str, Any]) ->
     ]
     if weak:
         lines += [f"Under 50 IoU: {', '.join(weak)}. See below for why.", ""]
+    lines += gate_out_of_fold()
     lines += [
         "## carbon-fabric",
         "",
@@ -145,6 +146,24 @@ def page(tile: dict[str, Any], twins: dict[str, Any], fabric: dict[str, Any]) ->
         "",
     ]
     return "\n".join(lines) + "\n" + Path(__file__).with_name("notes.md").read_text()
+
+
+def gate_out_of_fold() -> list[str]:
+    """What gate.py found over all folds, if it was run."""
+    record = ROOT / "benchmarks" / "records" / "gate-out-of-fold.json"
+    if not record.exists():
+        return []
+    found = json.loads(record.read_text())
+    weakest = ", ".join(f"{row['part']} ({row['class']})" for row in found["weakest_parts"])
+    return [
+        f"The gate over all folds, every image scored by a stage 1 that has not seen its part (trained alone for "
+        f"{found['steps']}",
+        f"steps; `benchmarks/accuracy/gate.py`): with none of {found['defective_parts']} defective parts missed it clears "
+        f"{found['cleared_no_part_missed']:.1f} % of {found['free_images']}",
+        f"free images, with one missed {found['cleared_one_part_missed']:.1f} %. The goal is 50 %. It is held back by the "
+        f"parts {weakest}.",
+        "",
+    ]
 
 
 def main() -> int:

@@ -89,6 +89,7 @@ def test_a_killed_run_is_gone_on_with_and_has_every_image_once(work: Path, tmp_p
     for lines in (100, 600):
         process = start(work, tmp_path, *options)
         wait_for_lines(process, tmp_path / "v.jsonl", lines)
+        wait_for_lines(process, tmp_path / "journal", 1 + (lines > 100))  # the second time with frames entered
         process.kill()
         process.communicate()
     process = start(work, tmp_path, *options)
