@@ -156,12 +156,11 @@ def gate_out_of_fold() -> list[str]:
     found = json.loads(record.read_text())
     weakest = ", ".join(f"{row['part']} ({row['class']})" for row in found["weakest_parts"])
     return [
-        f"The gate over all folds, every image scored by a stage 1 that has not seen its part (trained alone for "
-        f"{found['steps']}",
-        f"steps; `benchmarks/accuracy/gate.py`): with none of {found['defective_parts']} defective parts missed it clears "
-        f"{found['cleared_no_part_missed']:.1f} % of {found['free_images']}",
-        f"free images, with one missed {found['cleared_one_part_missed']:.1f} %. The goal is 50 %. It is held back by the "
-        f"parts {weakest}.",
+        f"The gate over all folds, every image scored by a stage 1 that has not seen its part ({found['steps']} steps of",
+        f"stage 1 alone, `benchmarks/accuracy/gate.py`): with none of {found['defective_parts']} defective parts missed it",
+        f"clears {found['cleared_no_part_missed']:.1f} % of {found['free_images']} free images, with one missed "
+        f"{found['cleared_one_part_missed']:.1f} %. The goal is 50 %.",
+        f"It is held back by the parts {weakest}.",
         "",
     ]
 
