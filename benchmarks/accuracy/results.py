@@ -156,8 +156,9 @@ def gate_out_of_fold() -> list[str]:
     found = json.loads(record.read_text())
     weakest = ", ".join(f"{row['part']} ({row['class']})" for row in found["weakest_parts"])
     return [
-        f"The gate over all folds, every image scored by a stage 1 that has not seen its part ({found['steps']} steps of",
-        f"stage 1 alone, `benchmarks/accuracy/gate.py`): with none of {found['defective_parts']} defective parts missed it",
+        "The gate over all folds, every image scored by a stage 1 that has not seen its part",
+        f"({found['steps']} steps of stage 1 alone, `benchmarks/accuracy/gate.py`): with none of "
+        f"{found['defective_parts']} defective parts missed it",
         f"clears {found['cleared_no_part_missed']:.1f} % of {found['free_images']} free images, with one missed "
         f"{found['cleared_one_part_missed']:.1f} %. The goal is 50 %.",
         f"It is held back by the parts {weakest}.",
