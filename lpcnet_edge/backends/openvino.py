@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lpcnet_edge.backends.lowering import lower_for_cpu
 from lpcnet_edge.backends.quiet import silence_libraries
+from lpcnet_edge.backends.signal_stack import signal_stack_kept
 from lpcnet_edge.errors import BadArtifact
 
 silence_libraries()
@@ -76,6 +77,7 @@ class OpenVinoEngine:
     runtime = "openvino"
     version = openvino.__version__.split("-")[0]
 
+    @signal_stack_kept()
     def __init__(
         self,
         model: bytes,

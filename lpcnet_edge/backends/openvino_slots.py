@@ -16,6 +16,7 @@ from lpcnet_edge.backends.cpu import CONFIDENCE, CpuBackend, Feeds
 from lpcnet_edge.backends.lowering import lower_for_cpu, without_picking
 from lpcnet_edge.backends.openvino import OpenVinoEngine, is_quantised, parts_of, settings_for
 from lpcnet_edge.backends.quiet import silence_libraries
+from lpcnet_edge.backends.signal_stack import signal_stack_kept
 from lpcnet_edge.backends.tuning import Tuning
 from lpcnet_edge.bundle.cache import get_artifact, put_artifact
 from lpcnet_edge.bundle.read import Bundle
@@ -81,6 +82,7 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
     name = "openvino"
     version = OpenVinoEngine.version
 
+    @signal_stack_kept()
     def __init__(self, bundle: Bundle, tuning: Tuning, *, cache: Path | None = None, bfloat16: bool = False) -> None:
         super().__init__(bundle.manifest, tuning.sizes)
         self._core = openvino.Core()
@@ -104,6 +106,7 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
         self.about = f"openvino {OpenVinoEngine.version} on {self.device(self._core)}, {precision}, {tuning}"
 
     @staticmethod
+    @signal_stack_kept()
     def device(core: Any = None) -> str:
         """The processor's name, as OpenVINO has it."""
         return str((core or openvino.Core()).get_property("CPU", "FULL_DEVICE_NAME")).strip()
