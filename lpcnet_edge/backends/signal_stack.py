@@ -2,8 +2,8 @@
 
 Compiling a model, OpenVINO registers an alternate signal stack of its own for the calling thread, and puts back the one
 before it when the model is destroyed. With several models destroyed in another order than they were made, the stack put
-back is one that is freed, and the next signal that Python handles (Ctrl-C, SIGTERM) ends the process with a segmentation
-fault. So the thread's stack is put back at once: then every model remembers a stack that outlives it.
+back is one that is freed, and the next signal that Python handles (Ctrl-C, SIGTERM) ends the process with a
+segmentation fault. So the thread's stack is put back at once: then every model remembers a stack that outlives it.
 """
 
 from __future__ import annotations

@@ -228,7 +228,8 @@ def test_closing_a_camera_leaves_no_thread_and_no_descriptor(camera: CameraProce
     first = open_once()
     for _ in range(4):
         last = open_once()
-    assert last == first
+    assert last[0] == first[0]
+    assert last[1] <= first[1]  # other libraries' idle threads may end meanwhile
 
 
 def test_aravis_absent_is_named_with_its_package() -> None:
