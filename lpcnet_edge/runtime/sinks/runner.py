@@ -223,12 +223,15 @@ class SinkRunner:
                 self._last_failure = failure
             changed = bool(failure) != bool(self.failure)
             self.failure = failure
-            self._flush_done = max(self._flush_done, asked)
-            self._changed.notify_all()
         if changed:
             log.error("sink %s %s", self.sink.name, f"fails: {failure}; trying again" if failure else "works again")
-        if done and self._on_written is not None:
-            self._on_written(done)
+        try:
+            if done and self._on_written is not None:
+                self._on_written(done)
+        finally:  # who waits in flush() may rely on on_written having been called
+            with self._changed:
+                self._flush_done = max(self._flush_done, asked)
+                self._changed.notify_all()
 
     def _give_up(self) -> None:
         """Spill what the sink holds, or count it as lost."""
