@@ -1,10 +1,12 @@
-"""Writing files so that a killed process leaves the old content or the new, never half of one."""
+"""Writing files so that a killed process leaves the old content or the new, and what JSON files can hold."""
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -22,3 +24,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def finite(value: Any) -> Any:
+    """Plain data for JSON: numbers that it cannot hold (nan, infinities) become None, keys text, tuples lists."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -107,7 +107,9 @@ def build_bundle(
     steps: list[Step] = []
     final, keep_float = pair, tuple[str, ...]()
     if settings.precision == "int8":
-        ranging = find_ranges(engines, digest, chosen, settings.method, _private(root / "calibrations"), progress)
+        ranging = find_ranges(
+            engines, digest, chosen, tiles, settings.method, _private(root / "calibrations"), progress
+        )
         notes.append(ranging.note)
         int8 = Candidate(engines, ranging.calibration, _judged(engines, ranging.ranges, (), judge))
         if settings.qat is not None:

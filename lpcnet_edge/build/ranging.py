@@ -52,6 +52,7 @@ def find_ranges(
     engines: Engines,
     weights_sha256: str,
     chosen: CalibrationSet,
+    tiles: NDArray[np.uint8],
     method: str,
     cache: Path,
     progress: Progress,
@@ -59,7 +60,7 @@ def find_ranges(
     """Ranges by ``method``, or by the method that wins on the calibration set where it is ``auto``.
 
     The winner is the one whose engines' defect masks overlap most with those of float over the set; agreement of all
-    pixels decides between equals.
+    pixels decides between equals. ``tiles`` (N, S, S[, 3]) uint8 are those of ``chosen``, read once for all of a build.
     """
     key = CalibrationKey(
         weights=weights_sha256,
@@ -75,12 +76,11 @@ def find_ranges(
     note = "calibration reused" if calibration is not None else f"calibrated: {why}"
     reused = calibration is not None
     if calibration is None:
-        total = len(chosen.entries)
-        histograms = observe(engines.pair, chosen.tiles(), total, lambda d, t: progress("observing activations", d, t))
+        histograms = observe(engines.pair, tiles, len(tiles), lambda d, t: progress("observing activations", d, t))
         calibration = calibration_of(key, histograms, "minmax" if method == "auto" else _method(method))
     methods = _read_table(path, calibration) if reused else {}
     if method == "auto" and not methods:
-        methods = _compare(engines, calibration, np.stack(list(chosen.tiles())), progress)
+        methods = _compare(engines, calibration, tiles, progress)
         best = max(methods, key=lambda name: (methods[name]["mask_iou"], methods[name]["pixels"]))
         calibration = calibration.with_method(_method(best))
     if not reused or methods != _read_table(path, calibration):

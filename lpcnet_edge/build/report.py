@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from lpcnet_edge.build.judging import Judgement
 from lpcnet_edge.build.restore import Step
+from lpcnet_edge.files import finite
 
 
 def as_json(value: Any) -> bytes:
     """Indented JSON; numbers that JSON cannot hold become null."""
-    return (json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def curve_png(steps: Sequence[Step], max_drop: float) -> bytes:
@@ -70,11 +70,3 @@ def summary(judgement: Judgement) -> dict[str, Any]:
         "defects_lost": judgement.lost,
         "defects_caught_in_float": judgement.caught,
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -218,20 +218,6 @@ def _miou(evaluation: Evaluation) -> float:
     return 100 * float(metrics.mean_iou(evaluation.confusion))
 
 
-def summary(agreement: Mapping[str, Any]) -> dict[str, Any]:
-    """The few figures of :meth:`Agreement.to_json` that go into ``bundle.yaml``."""
-    return {
-        "images": agreement["dataset"]["images"],
-        "data": agreement["dataset"]["name"],
-        "fold": agreement["dataset"]["fold"],
-        "mean_iou": agreement["candidate"]["mean_iou"],
-        "mean_pixel_accuracy": agreement["candidate"]["mean_pixel_accuracy"],
-        "reference_mean_iou": agreement["reference"]["mean_iou"],
-        "mask_iou": agreement["agreement"]["mask_iou"],
-        "pixels": agreement["agreement"]["pixels"],
-    }
-
-
 def comparing(dataset: Dataset, rules: Rules) -> Callable[[Segmenter, Any], Callable[[Segmenter], Judgement]]:
     """What ``build_bundle`` takes as ``make_judge``: compare candidates with the float reference on ``dataset``."""
 

@@ -43,6 +43,7 @@ def find(engines: Engines, chosen: CalibrationSet, cache: Path, **changes: str) 
         engines,
         options["weights_sha256"],
         chosen,
+        np.stack(list(chosen.tiles())),
         options["method"],
         cache,
         lambda phase, *_: phases.append(phase),

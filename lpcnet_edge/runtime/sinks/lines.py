@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ class _LineSink(Sink):
     def close(self) -> None:
         self._file.close()
 
+    @abstractmethod
     def _encode(self, line: dict[str, Any]) -> str:
-        raise NotImplementedError
+        """One record as a line of this file."""
 
 
 class JsonlSink(_LineSink):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,8 +84,9 @@ class _PictureSink(Sink):
         self._held.clear()
         return ()
 
+    @abstractmethod
     def _draw(self, item: Item, verdict: Verdict, classes: ClassMap | None) -> Image | None:
-        raise NotImplementedError
+        """The picture of one frame; None where there is nothing to draw."""
 
 
 class MaskSink(_PictureSink):
