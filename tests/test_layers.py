@@ -32,8 +32,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("backends/onnxruntime",),
     "tensorrt": ("backends/tensorrt.py",),
     "tensorrt_rtx": ("backends/tensorrt.py",),
-    "cuda": ("backends/cuda.py",),
-    "pycuda": ("backends/pycuda.py",),
+    "cuda": ("backends/cuda/bindings.py",),
+    "pycuda": ("backends/cuda/pycuda_device.py",),
 }
 
 
