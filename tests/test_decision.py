@@ -12,7 +12,16 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from lpcnet_edge.config import from_mapping, to_mapping
-from lpcnet_edge.decision import ClassRule, Rules, Zone, ask_review, decide, find_defects, join_views
+from lpcnet_edge.decision import (
+    ClassRule,
+    Rules,
+    Zone,
+    ask_review,
+    counting_map,
+    decide,
+    find_defects,
+    join_views,
+)
 from lpcnet_edge.errors import BadConfig
 from lpcnet_edge.types import Defect, Verdict
 from lpcnet_edge.yamlfile import load_yaml
@@ -331,6 +340,27 @@ def test_zones_are_settings_and_are_checked() -> None:
         rules.check_frame(10, 3)
     with pytest.raises(BadConfig, match="did you mean 'crack'"):
         Rules(zones=(Zone("z", (0, 0, 1, 1), per_class={"crck": ClassRule()}),)).check_classes(CLASSES)
+
+
+def test_the_counting_map_holds_what_the_verdict_names_and_nothing_else() -> None:
+    classes = np.zeros((40, 40), np.uint8)
+    classes[2:12, 2:12] = 1
+    classes[5:7, 5:7] = 0  # a hole stays one
+    classes[8, 8] = 2  # a speck of another class inside, too small
+    classes[20:22, 20:22] = 1  # too small
+    classes[30:36, 30:36] = 2
+    classes[30:36, 2:8] = 2  # on the screw
+    confidence = np.full_like(classes, 250)
+    confidence[30:36, 30:36] = 50  # too unsure
+    rules = Rules(
+        default=ClassRule(min_area_px=9, min_confidence=0.5), zones=(Zone("screw", (0, 28, 10, 10), ignore=True),)
+    )
+    verdict = decide(classes, confidence, CLASSES, rules)
+    expected = np.where(np.arange(40)[:, None] < 15, classes, 0)
+    expected[8, 8] = 0
+    assert np.array_equal(counting_map(classes, verdict, CLASSES, rules), expected)
+    everything = decide(classes, confidence, CLASSES, Rules())
+    assert np.array_equal(counting_map(classes, everything, CLASSES, Rules()), classes)
 
 
 def test_the_documented_rules_are_rules(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def build_bundle(
             )
             notes.append(int8.note)
             report["qat"] = int8.report
-        steps = _hold(int8, tiles, judge, settings.max_drop, progress)
+        steps = _hold(int8, tiles, judge, settings, progress)
         keep_float = steps[-1].restored
         final = int8.engines.quantised_pair(int8.ranges, keep_float)
         judgement = steps[-1].judgement
@@ -210,16 +210,25 @@ def _measured(engines: Engines, settings: BuildSettings, judge: Judge) -> Judgem
     return found
 
 
-def _hold(int8: Candidate, tiles: NDArray[np.uint8], judge: Judge, max_drop: float, progress: Progress) -> list[Step]:
+def _hold(
+    int8: Candidate, tiles: NDArray[np.uint8], judge: Judge, settings: BuildSettings, progress: Progress
+) -> list[Step]:
     """INT8 throughout if it holds, else with layers restored; the last step is the one that holds."""
     first, engines, ranges = int8.judgement, int8.engines, int8.ranges
     costs = multiply_adds(engines.pair.localization) | multiply_adds(engines.pair.confidence)
-    if not first.broken(max_drop):
+    if not first.broken(settings.max_drop):
         return [Step((), 1.0, first)]
     order = sensitivity(
         engines.pair, ranges, tiles[:SENSITIVITY_TILES], lambda d, t: progress("measuring sensitivity", d, t)
     )
-    return restore(list(order), costs, lambda kept: _judged(engines, ranges, kept, judge), max_drop, first)
+    return restore(
+        list(order),
+        costs,
+        lambda kept: _judged(engines, ranges, kept, judge),
+        settings.max_drop,
+        first,
+        tuned=settings.qat is not None,
+    )
 
 
 def _linted(chosen: CalibrationSet) -> NDArray[np.uint8]:

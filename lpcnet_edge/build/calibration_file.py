@@ -39,6 +39,8 @@ class CalibrationKey:
         Side of the tiles.
     observer
         ``OBSERVER_VERSION`` of the histograms.
+    backend
+        On which ``auto`` compared the methods; empty where the method was named.
     """
 
     weights: str
@@ -49,6 +51,7 @@ class CalibrationKey:
     percentile: float = PERCENTILE
     levels: int = LEVELS
     observer: int = OBSERVER_VERSION
+    backend: str = ""
 
     @property
     def digest(self) -> str:

@@ -4,7 +4,9 @@ Symmetric, zero point 0, one scale per activation tensor, one per output channel
 rules, each asserted on the real graphs by tests/build/test_placement.py:
 
 - a convolution is quantised where a ReLU follows it, directly or behind one addition; never one over a pooled vector,
-  a head, the PCM or a grouped one;
+  the heatmap's head, the PCM or a grouped one;
+- so is the one that makes stage 2's class logits, whose result stays in float: it reads the largest tensor of the
+  network, which would otherwise be written in float for its sake;
 - a tensor has one Q, and every INT8 consumer reads it through a DQ of its own;
 - Q never stands between a convolution and its ReLU or addition;
 - of an addition's two inputs the one that is not the convolution (the skip) is quantised, before a Resize if one
@@ -32,6 +34,10 @@ SCALE_FLOOR = 2.0**-24
 
 PIXEL_SCALE = 1.0 / LEVELS
 """Scale of the normalised pixels, (p - 128) / 127, at which INT8 represents every byte exactly."""
+
+
+CLASSIFIER = "stage2/decoder/classify"
+"""The convolution that makes the class logits."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,8 @@ def _allowed(node: gs.Node) -> bool:
     spatial = (node.outputs[0].shape or ())[2:]
     if all(extent == 1 for extent in spatial):
         return False
+    if node.name == CLASSIFIER:
+        return True
     reader = _only_reader(node.outputs[0])
     if reader is not None and reader.op == "Add":
         reader = _only_reader(reader.outputs[0])
@@ -141,7 +149,7 @@ def _allowed(node: gs.Node) -> bool:
 def _skip(conv: gs.Node) -> tuple[gs.Node, int] | None:
     """Who reads the skip of the addition behind a convolution: (node, input index); None where there is none."""
     add = _only_reader(conv.outputs[0])
-    if add is None or add.op != "Add":
+    if add is None or add.op != "Add" or conv.name == CLASSIFIER:  # the PCM's addition is in float
         return None
     index = 1 if add.inputs[0] is conv.outputs[0] else 0
     skip = add.inputs[index]

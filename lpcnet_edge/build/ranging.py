@@ -68,6 +68,7 @@ def find_ranges(
         calibration_set=chosen.digest,
         method=method,
         tile_px=chosen.tile_px,
+        backend=engines.backend if method == "auto" else "",
     )
     path = cache / f"{key.digest}.json"
     calibration, why = load_calibration(path, key)

@@ -75,32 +75,44 @@ def restore(
     judge: Callable[[tuple[str, ...]], Judgement],
     max_drop: float,
     first: Judgement,
+    *,
+    tuned: bool = False,
 ) -> list[Step]:
     """Return layers to float in ``order`` until nothing is broken; the steps, the last of which holds.
 
+    Then those return to INT8, the most costly first, that turn out not to be needed: the order is that of each layer
+    alone, and one that disturbs its stage's logits most need not be the one that moves a decision.
+
     ``judge`` measures the engines with these layers in float. Raises ``BuildFailed`` when INT8 would be left with less
-    than half of the multiply-adds.
+    than half of the multiply-adds; ``tuned`` says that a fine-tune has been tried, so that it is not proposed.
     """
     total = sum(costs.values())
     steps = [Step((), 1.0, first)]
     restored: tuple[str, ...] = ()
     while broken := steps[-1].judgement.broken(max_drop):
         if len(restored) == len(order):
-            raise _hopeless(broken, "with every layer in float")
-        restored = (*restored, order[len(restored)])
+            raise _hopeless(f"INT8 does not decide as float did, with every layer in float: {'; '.join(broken)}", tuned)
+        kept, restored = restored, (*restored, order[len(restored)])
         share = 1.0 - sum(costs[name] for name in restored) / total
         if share < LEAST_INT8_SHARE:
-            raise _hopeless(broken, f"with {len(restored) - 1} layers in float, and one more leaves INT8 {share:.0%}")
+            raise _hopeless(
+                f"INT8 does not decide as float did with {len(kept)} layers in float, and one more leaves INT8 "
+                f"{share:.0%} of the multiply-adds: {'; '.join(broken)}",
+                tuned,
+            )
         steps.append(Step(restored, share, judge(restored)))
+    for name in sorted(restored[:-1], key=lambda name: -costs[name]):
+        fewer = tuple(other for other in steps[-1].restored if other != name)
+        judgement = judge(fewer)
+        if not judgement.broken(max_drop):
+            steps.append(Step(fewer, 1.0 - sum(costs[name] for name in fewer) / total, judgement))
     return steps
 
 
-def _hopeless(broken: Sequence[str], where: str) -> BuildFailed:
+def _hopeless(message: str, tuned: bool) -> BuildFailed:
+    first = "fine-tune for longer (--qat STEPS)" if tuned else "build with --qat"
     return BuildFailed(
-        f"INT8 does not decide as float did, {where} of the multiply-adds: {'; '.join(broken)}"
-        if where.endswith("%")
-        else f"INT8 does not decide as float did, {where}: {'; '.join(broken)}",
-        mend="build with --qat, with --fp16, with more calibration tiles, or allow more with --max-drop",
+        message, mend=f"{first}, with --fp16, with more calibration tiles, or allow more with --max-drop"
     )
 
 

@@ -9,7 +9,7 @@ import onnx
 
 from lpcnet_edge.build.half import to_half
 from lpcnet_edge.build.settings import Progress
-from lpcnet_edge.bundle.cache import machine_cache, put_artifact
+from lpcnet_edge.bundle.machine_plans import put_plans
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import UsageError
 
@@ -59,12 +59,7 @@ def plans_for_station(
         compute_capabilities=compute_capabilities or None,
         progress=lambda share, phase: progress(phase, round(100 * share), 100),
     )
-    files = []
-    for name, data in built.files.items():
-        runtime, version, device = name.split("/")[1].rsplit("-", 2)
-        cache = machine_cache(bundle.id, runtime, version, device)
-        files.append(str(put_artifact(cache, name.rsplit("/", 1)[1], data)))
-    return StationPlans(tuple(files), built.notes, built.seconds)
+    return StationPlans(tuple(map(str, put_plans(bundle, built.files))), built.notes, built.seconds)
 
 
 def _installed() -> str:

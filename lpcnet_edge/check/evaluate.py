@@ -9,7 +9,7 @@ import numpy as np
 from lpcnet_edge.check.evaluation import Evaluation, ImageResult
 from lpcnet_edge.check.walk import Checked, Progress, walk
 from lpcnet_edge.config import suggest
-from lpcnet_edge.decision import Rules, decide
+from lpcnet_edge.decision import Rules, counting_map, decide
 from lpcnet_edge.errors import UsageError
 from lpcnet_edge.metrics import (
     Confusion,
@@ -43,7 +43,7 @@ def evaluate(
     batch
         Images a call of ``segmenter.predict``.
     rules
-        When an image is called defective; by default from one predicted defect pixel on.
+        When an image is called defective, and what counts as caught; by default from one predicted defect pixel on.
     strata
         Keys of ``Entry.strata`` to report apart; by default all but ``fold`` and ``class``.
     progress
@@ -77,9 +77,12 @@ def evaluate(
         told += reliability(checked.truth, checked.predicted, checked.confidence)
         flagged = checked.predicted > 0
         told_defect += reliability(checked.truth[flagged], checked.predicted[flagged], checked.confidence[flagged])
+        verdict = decide(checked.predicted, checked.confidence, segmenter.classes, rules, part_id=checked.entry.part)
         if checked.defective:
-            defects.append(match_defects(checked.truth, checked.predicted))
-        images.append(_image_result(checked, confusion, segmenter.classes, rules))
+            defects.append(
+                match_defects(checked.truth, counting_map(checked.predicted, verdict, segmenter.classes, rules))
+            )
+        images.append(_image_result(checked, confusion, rejected=verdict.outcome != "pass"))
     return Evaluation(
         dataset=dataset.name,
         digest=dataset.digest(),
@@ -95,12 +98,11 @@ def evaluate(
     )
 
 
-def _image_result(checked: Checked, confusion: Confusion, classes: Sequence[str], rules: Rules) -> ImageResult:
-    verdict = decide(checked.predicted, checked.confidence, classes, rules, part_id=checked.entry.part)
+def _image_result(checked: Checked, confusion: Confusion, *, rejected: bool) -> ImageResult:
     return ImageResult(
         entry=checked.entry,
         defective=checked.defective,
-        rejected=verdict.outcome != "pass",
+        rejected=rejected,
         score=checked.score,
         truth_px=confusion.sum(axis=1),
         false_alarms=count_false_alarms(checked.truth, checked.predicted),

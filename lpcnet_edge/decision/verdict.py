@@ -68,6 +68,24 @@ def decide(
     return Verdict(part_id, outcome, (*rejects, *reviews), defects)
 
 
+def counting_map(class_map: ClassMap, verdict: Verdict, classes: Sequence[str], rules: Rules) -> ClassMap:
+    """What is left of a class map when only the defects of its verdict by ``rules`` stay: (H, W) uint8."""
+    seen = class_map.copy()
+    for zone in rules.zones:
+        if zone.ignore:
+            seen[zone.mask(0, 0, *seen.shape)] = 0
+    left_over = np.zeros_like(class_map)
+    for defect in verdict.defects:
+        x, y, width, height = defect.box_px
+        window = (slice(y, y + height), slice(x, x + width))
+        index = list(classes).index(defect.name)
+        count, components, stats, _ = cv2.connectedComponentsWithStats((seen[window] == index).view(np.uint8))
+        for label in range(1, count):  # others reach into the window, and are cut by it
+            if stats[label].tolist() == [0, 0, width, height, defect.area_px]:
+                left_over[window][components == label] = index
+    return left_over
+
+
 def ask_review(verdict: Verdict, reason: str) -> Verdict:
     """The verdict with a reason to look again: a pass becomes ``review``, a reject stays one."""
     outcome: Outcome = "reject" if verdict.outcome == "reject" else "review"

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-FLOAT = ("stage1/head", "stage2/encoder/context/", "stage2/decoder/classify", "stage2/pcm/", "output/")
-"""Where nodes begin that compute in float: heads, pooled vectors, PCM with its softmax, final resize, arg max."""
+FLOAT = ("stage1/head", "stage2/encoder/context/", "stage2/pcm/", "output/")
+"""Where nodes begin that compute in float: the heatmap, pooled vectors, PCM with its softmax, final resize, arg max."""
+
+CLASSIFIER = "stage2/decoder/classify"
+"""INT8 in, float out: nothing follows it that an INT8 result would serve."""
 
 FLOOR = 2.0**-24
 
@@ -114,6 +117,8 @@ def q_stands_behind_a_relu_or_an_input(graph: gs.Graph) -> Iterator[str]:
 
 def no_dq_between_conv_and_relu(graph: gs.Graph) -> Iterator[str]:
     for conv in int8_convs(graph):
+        if conv.name == CLASSIFIER:
+            continue
         readers = list(conv.outputs[0].outputs)
         if len(readers) == 1 and readers[0].op == "Add":
             readers = list(readers[0].outputs[0].outputs)
@@ -127,7 +132,7 @@ def merges(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Node, gs.Variable]]:
     for add in nodes(graph, "Add"):
         for index in (0, 1):
             conv = made_by(add.inputs[index], "Conv")
-            if conv is not None and conv.name in chosen:
+            if conv is not None and conv.name in chosen and conv.name != CLASSIFIER:
                 yield add, conv, add.inputs[1 - index]
 
 

@@ -142,10 +142,6 @@ def bilinear_trunk(graph: gs.Graph) -> None:
     named(graph, "stage2/decoder/up8/resize").attrs["mode"] = "linear"
 
 
-def int8_head(graph: gs.Graph) -> None:
-    between(graph, named(graph, "stage2/decoder/classify"), 0, "head")
-
-
 def int8_softmax(graph: gs.Graph) -> None:
     between(graph, named(graph, "stage2/pcm/softmax"), 0, "softmax")
 
@@ -200,7 +196,6 @@ BREACHES: list[tuple[Callable[[gs.Graph], None], str]] = [
     (skip_with_its_own_q, "an_identity_skip_has_its_blocks_q"),
     (q_behind_resize, "a_merge_is_quantised_before_its_resize"),
     (bilinear_trunk, "a_merge_is_quantised_before_its_resize"),
-    (int8_head, "float_parts_are_float"),
     (int8_softmax, "float_parts_are_float"),
     (int8_pooled, "float_parts_are_float"),
     (int8_final_resize, "float_parts_are_float"),

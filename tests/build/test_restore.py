@@ -47,7 +47,25 @@ def test_layers_return_in_order_until_it_holds() -> None:
     assert [step.restored for step in steps] == [(), ("a",), ("a", "b")]
     assert [step.int8_share for step in steps] == pytest.approx([1.0, 0.9, 0.7])
     assert [step.judgement.drop for step in steps] == pytest.approx([3.0, 2.0, 0.4])
-    assert judged == [1, 2], "nothing is judged twice, or after it holds"
+    assert judged == [1, 2, 1], "in order until it holds, then without each of the earlier ones"
+
+
+def test_layers_that_were_not_needed_return_to_int8() -> None:
+    """Only c matters: a and b, restored before it because alone they disturb the logits more, go back."""
+
+    def judge(restored: tuple[str, ...]) -> Judgement:
+        return judgement(0.1 if "c" in restored else 2.0)
+
+    steps = restore(("a", "b", "c"), {**COSTS, "d": 200}, judge, 0.5, judgement(2.0))
+    assert [step.restored for step in steps] == [(), ("a",), ("a", "b"), ("a", "b", "c"), ("a", "c"), ("c",)]
+    assert steps[-1].int8_share == pytest.approx(1 - 30 / 260)
+
+
+def test_a_fine_tune_that_was_tried_is_not_proposed_again() -> None:
+    with pytest.raises(BuildFailed) as failure:
+        restore((), COSTS, lambda _: judgement(3.0), 0.5, judgement(3.0), tuned=True)
+    assert failure.value.mend is not None
+    assert failure.value.mend.startswith("fine-tune for longer (--qat STEPS), with --fp16")
 
 
 def test_it_stops_before_int8_is_worth_nothing() -> None:
@@ -74,15 +92,21 @@ points = st.integers(0, 320).map(lambda n: n / 64)  # which 80 - (80 - n / 64) g
 
 
 @given(st.lists(points, min_size=5, max_size=5), st.permutations(LAYERS), points)
-def test_the_last_step_holds_and_no_earlier_one_does(drops: list[float], order: list[str], max_drop: float) -> None:
+def test_the_last_step_holds_and_restoring_ends_with_the_first_that_does(
+    drops: list[float], order: list[str], max_drop: float
+) -> None:
     try:
         steps, _ = run(drops, order, max_drop)
     except BuildFailed:
         assert drops[0] > max_drop
         return
     assert not steps[-1].judgement.broken(max_drop)
-    assert all(step.judgement.broken(max_drop) for step in steps[:-1])
-    assert steps[-1].restored == tuple(order[: len(steps) - 1])
+    first = next(n for n, step in enumerate(steps) if not step.judgement.broken(max_drop))
+    assert all(len(step.restored) == n for n, step in enumerate(steps[: first + 1]))
+    assert steps[first].restored == tuple(order[:first])
+    for before, after in zip(steps[first:], steps[first + 1 :], strict=False):
+        assert set(after.restored) < set(before.restored)
+        assert not after.judgement.broken(max_drop)
     assert all(step.int8_share >= LEAST_INT8_SHARE for step in steps)
 
 

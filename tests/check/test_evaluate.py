@@ -117,6 +117,13 @@ def test_a_defect_of_the_wrong_class_is_caught_all_the_same(dataset: ArrayDatase
     assert report["escapes"]["parts"]["count"] == 0
 
 
+def test_a_defect_that_no_rule_counts_is_not_caught(dataset: ArrayDataset) -> None:
+    largest = 10**6
+    report = evaluate(Reader(cracks_for_holes), dataset, rules=Rules(ClassRule(min_area_px=largest))).to_json()
+    assert report["defects"]["caught"] == 0
+    assert report["candidate"]["defect_iou"] == 100.0, "pixels are measured as they were predicted"
+
+
 def test_false_spots_are_overkill_unless_the_rules_forgive_them(dataset: ArrayDataset) -> None:
     spoiled = evaluate(Reader(false_spot), dataset).to_json()
     assert spoiled["overkill"]["parts"]["count"] == 3
