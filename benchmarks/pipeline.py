@@ -24,11 +24,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.backends.base import Backend, Slot
+from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.backends.engine import open_engine
 from lpcnet_edge.backends.null import NullBackend
 from lpcnet_edge.backends.trials import engine_rate
+from lpcnet_edge.backends.tuning import default_tuning
+from lpcnet_edge.bench.raw import BenchmarkApp, Inputs
+from lpcnet_edge.bench.timed import TimedBackend, attribution
 from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
 from lpcnet_edge.metrics.conformal import calibrate_gate
@@ -41,6 +44,8 @@ from lpcnet_edge.runtime.sources import Frame
 
 Image = NDArray[np.uint8]
 BATCH = 8
+OWN = ("tiling", "gate", "stitch", "decide")
+"""What we do ourselves, on the thread that decides."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +61,10 @@ class Scale:
     live_frames: int = 10_000
     soak_frames: int = 20_000
     soak_after: int = 1000
+    app_seconds: float = 3.0
 
 
-QUICK = Scale(2, 24, (600, 600), 2, 40, 24, 60, 120, 40)
-
-
-class Kept:
-    """A backend that a session may use and not close."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.name, self.about = backend.name, backend.about
-        self.submit, self.collect = backend.submit, backend.collect
-        self.submit_picked, self.collect_picked = backend.submit_picked, backend.collect_picked
-
-    def make_slot(self, tiles: int) -> Slot:
-        return self._backend.make_slot(tiles)
-
-    def close(self) -> None:
-        pass
+QUICK = Scale(2, 24, (600, 600), 2, 40, 24, 60, 120, 40, 1.0)
 
 
 def main() -> int:
@@ -103,18 +93,54 @@ def main() -> int:
     return 0
 
 
-def run(
-    bundle: Bundle, backend: Backend, frames: Any, settings: RunSettings, *, live: bool = False
-) -> tuple[Session, list[dict[str, float]]]:
-    """A run over ``frames``; its session, and the latencies of each frame."""
-    with Session(bundle, [frames], settings, backend=lambda: Kept(backend), live=live) as session:
-        latencies = [dict(result.verdict.latency_ms) for result in session]
-    return session, latencies
+@dataclass(frozen=True)
+class Run:
+    """What a run came to.
+
+    Attributes
+    ----------
+    frames, tiles, picked
+        Their numbers.
+    seconds
+        From its beginning to its last verdict.
+    latencies
+        Of each frame, by stage, ms.
+    picked_of
+        Tiles for stage 2 of each frame, in live running.
+    parts_ms
+        The deciding thread's time by part, summed.
+    """
+
+    frames: int
+    tiles: int
+    picked: int
+    seconds: float
+    latencies: list[dict[str, float]]
+    picked_of: list[int]
+    parts_ms: dict[str, float]
+
+    @property
+    def tiles_per_s(self) -> float:
+        """Of the whole run."""
+        return self.tiles / self.seconds
 
 
-def rate_of(session: Session) -> float:
-    """Tiles a second of a run."""
-    return session.pipeline.totals.tiles / (session.ended_s - session.started_s)
+def run(bundle: Bundle, backend: Backend, frames: Any, settings: RunSettings, *, live: bool = False) -> Run:
+    """A run over ``frames``."""
+    timed = TimedBackend(backend)  # which its session does not close
+    latencies: list[dict[str, float]] = []
+    picked_of: list[int] = []
+    with Session(bundle, [frames], settings, backend=lambda: timed, live=live) as session:
+        totals, before = session.pipeline.totals, 0
+        for result in session:
+            latencies.append(dict(result.verdict.latency_ms))
+            picked_of.append(totals.picked - before)
+            before = totals.picked
+        parts = {name: sum(latency.get(name, 0.0) for latency in latencies) for name in OWN}
+        parts["waiting"] = 1e3 * session.waited_s
+        parts |= {stage: 1e3 * spent for stage, spent in timed.spent_s.items()}
+        seconds = session.ended_s - session.started_s
+    return Run(totals.frames, totals.tiles, totals.picked, seconds, latencies, picked_of, parts)
 
 
 def cycle(frames: list[Image], count: int) -> Iterator[Image]:
@@ -126,31 +152,56 @@ def measure_bulk(bundle: Bundle, backend: Backend, small: list[Image], scale: Sc
     """The pipeline over the engines, gate off, from memory and from JPEG files; and what a user would write."""
     off = RunSettings(gate="off")
     rates: dict[str, list[float]] = {"engines": [], "memory": [], "jpeg": []}
-    peers = {name: peer_loop(bundle, name) for name in ("onnxruntime", "openvino")}
-    rates.update({f"plain {name} loop": [] for name in peers})
-    stages: list[dict[str, float]] = []
+    peers = {f"plain {name} loop": peer_loop(bundle, name) for name in ("onnxruntime", "openvino")}
+    runs: dict[str, list[Run]] = {"memory": [], "jpeg": []}
     with tempfile.TemporaryDirectory() as folder:
+        app = benchmark_app(bundle, backend, small, Path(folder))
+        images = Path(folder) / "images"
+        images.mkdir()
         for number, frame in enumerate(cycle(small, scale.tiles)):
-            cv2.imwrite(f"{folder}/{number:05}.jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])
+            cv2.imwrite(f"{images}/{number:05}.jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])
         for turn in range(scale.rounds + 1):
             now = {"engines": engine_rate(backend, 4 * BATCH, 0.02 * scale.tiles)}
-            session, latencies = run(bundle, backend, cycle(small, scale.tiles), off)
-            now["memory"] = rate_of(session)
-            now["jpeg"] = rate_of(run(bundle, backend, folder, off)[0])
-            now.update({f"plain {name} loop": loop(small, scale.tiles) for name, loop in peers.items()})
-            if turn:  # the first round warms up
-                stages += latencies
+            for name, source in (("memory", cycle(small, scale.tiles)), ("jpeg", str(images))):
+                found = run(bundle, backend, source, off)
+                now[name] = found.tiles_per_s
+                if turn:  # the first round warms up
+                    runs[name].append(found)
+            now |= {name: loop(small, scale.tiles) for name, loop in peers.items()}
+            if app is not None:
+                now["benchmark_app"] = app(scale.app_seconds)
+            if turn:
                 for name, rate in now.items():
-                    rates[name].append(rate)
+                    rates.setdefault(name, []).append(rate)
     engines = rates["engines"]
-    own = ("tiling", "gate", "stitch", "decide")
     return {
         "ratio_to_engines": ratio(rates["memory"], engines),
         "ratio_to_engines_with_jpeg": ratio(rates["jpeg"], engines),
         "tiles_per_s": {name: statistics.median(values) for name, values in rates.items()},
-        "own_us": {name: 1e3 * statistics.mean(stage[name] for stage in stages) for name in own},
+        "ms_per_tile": {name: whereabouts(found) for name, found in runs.items()},
         "rounds": scale.rounds,
     }
+
+
+def whereabouts(runs: list[Run]) -> dict[str, float]:
+    """Where the deciding thread's time goes, ms a tile; ``rest`` is what no part explains."""
+    parts = {name: sum(found.parts_ms[name] for found in runs) for name in runs[0].parts_ms}
+    whole_ms = 1e3 * sum(found.seconds for found in runs)
+    found = attribution(whole_ms, parts, sum(one.tiles for one in runs))
+    return {"whole": found["whole_ms"], **{name: row["ms"] for name, row in found["parts"].items()}}  # type: ignore
+
+
+def benchmark_app(
+    bundle: Bundle, backend: Backend, small: list[Image], folder: Path
+) -> Callable[[float], float] | None:
+    """OpenVINO's own tool on both stages, one after the other: tiles a second. None beside another backend."""
+    if backend.name != "openvino":
+        return None
+    side = bundle.manifest.tile_px
+    tiles = np.stack([cv2.resize(frame, (side, side)) for frame in cycle(small, BATCH)])
+    stage1 = open_engine("openvino", bundle.read(bundle.manifest.localization.file), threads=1)
+    app = BenchmarkApp(bundle, default_tuning(), 2, Inputs(tiles, stage1.run({"pixels": tiles})["embedding"]), folder)
+    return lambda seconds: 1 / sum(1 / app.rate(stage, BATCH, seconds) for stage in bundle.manifest.stages)
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
@@ -186,14 +237,13 @@ def measure_null(bundle: Bundle, small: list[Image], scale: Scale) -> dict[str, 
     backend = NullBackend(bundle.manifest, picked_share=0.1)
     settings = RunSettings(gate=0.5)
     settings = replace(settings, bulk=replace(settings.bulk, tiles=BATCH))
-    names = ("tiling", "gate", "stitch", "decide")
     totals: list[dict[str, float]] = []
     for _ in range(scale.rounds):
-        session, latencies = run(bundle, backend, cycle(small, 4 * scale.tiles), settings)
-        tiles = len(latencies)
-        us = {name: 1e3 * sum(latency[name] for latency in latencies) / tiles for name in names}
-        us["all"] = 1e6 * (session.ended_s - session.started_s) / tiles
-        us["dispatch"] = us["all"] - sum(us[name] for name in names)
+        found = run(bundle, backend, cycle(small, 4 * scale.tiles), settings)
+        us = {name: 1e3 * found.parts_ms[name] / found.tiles for name in OWN}
+        us["all"] = 1e6 * found.seconds / found.tiles
+        us["waiting"] = 1e3 * found.parts_ms["waiting"] / found.tiles
+        us["dispatch"] = us["all"] - us["waiting"] - sum(us[name] for name in OWN)
         totals.append(us)
     middle = {name: statistics.median(us[name] for us in totals) for name in totals[0]}
     return {"overhead_us": middle["dispatch"] + middle["tiling"] + middle["gate"], "us": middle}
@@ -217,11 +267,11 @@ def measure_gate(bundle: Bundle, backend: Backend, scale: Scale) -> tuple[dict[s
     picked = tiles = 0
     for turn in range(max(2, scale.rounds // 2) + 1):
         for name, gate in (("on", found.threshold), ("off", "off")):
-            session, _ = run(bundle, backend, images, RunSettings(gate=gate, framing=framing))  # type: ignore[arg-type]
+            done = run(bundle, backend, images, RunSettings(gate=gate, framing=framing))  # type: ignore[arg-type]
             if turn:
-                rates[name].append(len(images) / (session.ended_s - session.started_s))
+                rates[name].append(done.frames / done.seconds)
             if name == "on":
-                picked, tiles = session.pipeline.totals.picked, session.pipeline.totals.tiles
+                picked, tiles = done.picked, done.tiles
     return {
         "speedup": ratio(rates["on"], rates["off"]),
         "missed": 1 - len(caught) / len(parts),
@@ -248,22 +298,38 @@ def paced(frames: list[Image], count: int, period_s: float) -> Iterable[Frame]:
 def measure_live(
     bundle: Bundle, backend: Backend, small: list[Image], threshold: float, scale: Scale
 ) -> dict[str, Any]:
-    """A ring at 80 % of what live running can do: one tile, gate off (the worst case, all picked) and on."""
+    """Rings at 80 % of what live running can do: frames of one tile, gate off and on, and frames of nine, gate on.
+
+    With the gate on a frame takes as long as its picked tiles ask for, so latencies are given by their number: 0, and
+    the sizes of batches that it is rounded up to. All picked is the worst case.
+    """
+    side = bundle.manifest.tile_px
+    size = 3 * side - 2 * framing_for(side, side, side, "tile").overlap_px
+    tiled = CarbonFabric(len(small), seed=7401, size=(size, size))
+    large = [tiled.read(n).image for n in range(len(small))]
     result: dict[str, Any] = {}
-    live = LiveSettings(waiting=4)
-    for name, gate in (("off", "off"), ("on", threshold)):
-        settings = RunSettings(gate=gate, live=live)  # type: ignore[arg-type]
-        session, _ = run(bundle, backend, cycle(small, max(50, scale.live_frames // 50)), settings, live=True)
-        capacity = session.pipeline.totals.frames / (session.ended_s - session.started_s)
-        _, latencies = run(bundle, backend, paced(small, scale.live_frames, 1 / (0.8 * capacity)), settings, live=True)
-        by_picked: dict[str, Percentiles] = {}
-        for latency in latencies:
-            bucket = "picked" if "confidence" in latency else "cleared"
+    for name, gate, frames in (("off", "off", small), ("on", threshold, small), ("nine tiles, on", threshold, large)):
+        framing = framing_for(size, size, side, "tile") if frames is large else None
+        settings = RunSettings(gate=gate, framing=framing, live=LiveSettings(waiting=4))  # type: ignore[arg-type]
+        count = scale.live_frames if frames is small else scale.live_frames // 4
+        probe = run(bundle, backend, cycle(frames, max(50, count // 50)), settings, live=True)
+        capacity = probe.frames / probe.seconds
+        done = run(bundle, backend, paced(frames, count, 1 / (0.8 * capacity)), settings, live=True)
+        by_picked: dict[str, Percentiles] = {"all": Percentiles()}
+        for latency, picked in zip(done.latencies, done.picked_of, strict=True):
+            bucket = f"picked {next((n for n in (0, 1, 2, 4, 8) if picked <= n), 16)}"
             by_picked.setdefault(bucket, Percentiles()).add(latency["total"])
-            by_picked.setdefault("all", Percentiles()).add(latency["total"])
+            by_picked["all"].add(latency["total"])
         result[name] = {
-            bucket: {"p50_ms": p.at(0.5), "p99_ms": p.at(0.99), "p999_ms": p.at(0.999), "largest_ms": p.largest}
-            for bucket, p in by_picked.items()
+            bucket: {
+                "frames": p.count,
+                "p50_ms": p.at(0.5),
+                "p99_ms": p.at(0.99),
+                "p999_ms": p.at(0.999),
+                "largest_ms": p.largest,
+                "p999_over_p50": p.at(0.999) / p.at(0.5),
+            }
+            for bucket, p in sorted(by_picked.items())
         }
         result[name]["capacity_per_s"] = capacity
     off = result["off"]["all"]
@@ -281,7 +347,8 @@ def measure_soak(
         return {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "threads": tasks, "files": files}
 
     settings, first, last = RunSettings(gate=threshold), {}, {}
-    with Session(bundle, [cycle(small, scale.soak_frames)], settings, backend=lambda: Kept(backend)) as session:
+    timed = TimedBackend(backend)
+    with Session(bundle, [cycle(small, scale.soak_frames)], settings, backend=lambda: timed) as session:
         for number, _ in enumerate(session):
             if number == scale.soak_after:
                 first = standing()

@@ -45,6 +45,11 @@ class Percentiles:
         self._counts[round(math.log(max(value, 1e-6)) / _STEP)] += 1
         self.largest = max(self.largest, value)
 
+    @property
+    def count(self) -> int:
+        """How many."""
+        return self._counts.total()
+
     def at(self, share: float) -> float:
         """The value that ``share`` (0..1) of the numbers do not exceed; nan where there are none."""
         wanted = share * self._counts.total()
