@@ -47,6 +47,10 @@ class BackendFailed(LpcnetError):
     """A backend was open and failed while it computed (exit code 1)."""
 
 
+class DeviceLost(BackendFailed):
+    """A device failed so that this process cannot use it any more; another process may (exit code 1)."""
+
+
 class UsageError(LpcnetError):
     """The call itself is wrong: an option, a name, a combination (exit code 2)."""
 

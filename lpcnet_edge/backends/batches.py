@@ -49,3 +49,21 @@ def _buckets(count: int, sizes: tuple[int, ...]) -> tuple[Bucket, ...]:
         made.append(Bucket(start, min(rest, size), size))
         start += size
     return tuple(made)
+
+
+def padded(count: int, sizes: Sequence[int]) -> tuple[Bucket, ...]:
+    """Cut ``count`` tiles into full batches of the largest size and one of the smallest size that holds the rest.
+
+    For a GPU, where a second launch costs more than some waste. ``sizes`` are ascending and not empty.
+    """
+    return _padded(count, tuple(sizes))
+
+
+@lru_cache(maxsize=4096)
+def _padded(count: int, sizes: tuple[int, ...]) -> tuple[Bucket, ...]:
+    most = sizes[-1]
+    full = [Bucket(start, most, most) for start in range(0, count - count % most, most)]
+    rest = count % most
+    if rest:
+        full.append(Bucket(count - rest, rest, next(size for size in sizes if size >= rest)))
+    return tuple(full)

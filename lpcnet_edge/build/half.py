@@ -11,15 +11,15 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcnet_edge.backends.graphs import from_model, to_model
+from lpcnet_edge.backends.trunk import in_trunk
 
-_TRUNK = ("stage1/", "stage2/encoder/", "stage2/decoder/")
 _SMALLEST_SCALE = np.float16(2.0**-24)
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a canonical stage, float or quantised, whose trunk is typed float16."""
     graph = from_model(model)
-    trunk = [node for node in graph.nodes if _in_trunk(node)]
+    trunk = [node for node in graph.nodes if in_trunk(node.op, node.name)]
     inside = {id(node) for node in trunk}
     casts: dict[tuple[int, int], gs.Variable] = {}
     constants: dict[int, gs.Constant] = {}
@@ -45,14 +45,6 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 reader.inputs[where] = _cast(graph, tensor, onnx.TensorProto.FLOAT, np.float32, casts)
     graph.cleanup().toposort()
     return to_model(graph)
-
-
-def _in_trunk(node: gs.Node) -> bool:
-    """Whether a node computes in float16: the trunk, and the Q/DQ of its tensors and weights."""
-    name = node.name.replace(".", "/") if node.op == "DequantizeLinear" else node.name
-    return name.startswith(_TRUNK) or (
-        name.startswith("preprocess/") and node.op in ("QuantizeLinear", "DequantizeLinear")
-    )
 
 
 def _made_inside(tensor: gs.Variable, inside: set[int]) -> bool:

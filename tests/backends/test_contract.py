@@ -1,21 +1,22 @@
-"""One contract for every backend: what the pipeline relies on."""
+"""The contract on every backend of the processor, and what is theirs alone."""
 
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from local_bundle import LIMIT, SIDE, frame_of, heat_of, write_local
+from contract import Contract, filled, some_tiles
+from local_bundle import heat_of, write_local
 from numpy.typing import NDArray
 
 from lpcnet_edge.backends import choice, tuning
-from lpcnet_edge.backends.base import ALIGNMENT, Backend, Slot
+from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import AUTO, BACKENDS, open_backend, tuning_cache
+from lpcnet_edge.backends.isolated import IsolatedBackend
 from lpcnet_edge.backends.null import NullBackend
 from lpcnet_edge.backends.trials import candidates, tune
 from lpcnet_edge.backends.tuning import Tuning, load_tuning, save_tuning
@@ -24,8 +25,8 @@ from lpcnet_edge.errors import BackendFailed, MissingLibrary, StaleCache, UsageE
 
 TUNING = Tuning(threads=1, batch=4)
 
-# Backends that compute. The others of BACKENDS (null) have tests of their own.
-COMPUTING = [name for name in BACKENDS if name != "null"]
+COMPUTING = list(AUTO)
+ON_A_GPU = {"torch-cuda", "tensorrt", "tensorrt-rtx"}  # cuda/ and test_*_gpu.py put them to the same contract
 
 
 @pytest.fixture(scope="module")
@@ -33,115 +34,33 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_local(tmp_path_factory.mktemp("bundle") / "local", quantised=True)
 
 
-@pytest.fixture(
-    scope="module", params=[(name, kind) for name in COMPUTING for kind in ("float", "quantised")], ids="-".join
-)
+ISOLATED = "isolated "
+
+OPENINGS = [(name, kind) for name in [*COMPUTING, f"{ISOLATED}openvino"] for kind in ("float", "quantised")]
+
+
+@pytest.fixture(scope="module", params=OPENINGS, ids="-".join)
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     name, kind = request.param
     bundle = write_local(tmp_path_factory.mktemp("bundle") / "local", quantised=kind == "quantised")
-    opened = open_backend(bundle, name, tuning=TUNING, use_cache=False)
+    opener = IsolatedBackend if name.startswith(ISOLATED) else open_backend
+    opened = opener(bundle, name.removeprefix(ISOLATED), tuning=TUNING, use_cache=False)
     yield opened
     opened.close()
 
 
-def filled(backend: Backend, tiles: NDArray[np.uint8]) -> Slot:
-    slot = backend.make_slot(len(tiles))
-    slot.pixels[: len(tiles)] = tiles
-    return slot
-
-
-def some_tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.stack([frame_of(seed + n, defects=n % 3) for n in range(count)])
-
-
-def check_picked(slot: Slot, tiles: NDArray[np.uint8], picked: NDArray[np.int32]) -> None:
-    heat = heat_of(tiles[picked]).repeat(16, axis=1).repeat(16, axis=2)
-    np.testing.assert_array_equal(slot.classes[: len(picked)], tiles[picked] > LIMIT)
-    np.testing.assert_array_equal(slot.confidence[: len(picked)], np.rint(255 * heat))
-
-
 def test_every_backend_is_tested_and_auto_never_takes_null() -> None:
-    assert set(COMPUTING) | {"null"} == set(BACKENDS)
+    assert {*COMPUTING, "null"} <= set(BACKENDS) <= {*COMPUTING, "null", *ON_A_GPU}
     assert "null" not in AUTO
 
 
-def test_a_slot_is_aligned_and_large_enough(backend: Backend) -> None:
-    slot = backend.make_slot(5)
-    assert slot.capacity >= 5
-    assert slot.pixels.shape[1:] == (SIDE, SIDE)
-    for array in (slot.pixels, slot.score, slot.classes, slot.confidence):
-        assert len(array) == slot.capacity
-        assert array.ctypes.data % ALIGNMENT == 0
-        assert array.flags.c_contiguous
-
-
-@pytest.mark.parametrize("count", [1, 3, 4, 11])
-def test_stage_1(backend: Backend, count: int) -> None:
-    tiles = some_tiles(11)
-    slot = filled(backend, tiles)
-    backend.submit(slot, count)
-    assert backend.collect(slot)
-    np.testing.assert_allclose(slot.score[:count], heat_of(tiles[:count]).max(axis=(1, 2)), rtol=1e-6)
+class TestOnTheProcessor(Contract):
+    """Each of them, on a float and a quantised bundle, by the fixture ``backend``."""
 
 
 @pytest.mark.parametrize(
-    "picked",
-    [[0], [10], [0, 1, 2], [2, 3, 4, 5, 6, 7], [1, 3, 5, 7, 9, 10], [0, 1, 2, 5, 6, 9, 10], list(range(11)), []],
-    ids=str,
+    "backend", [opening for opening in OPENINGS if ISOLATED not in opening[0]], indirect=True, ids="-".join
 )
-def test_stage_2_in_the_order_of_the_picked(backend: Backend, picked: list[int]) -> None:
-    tiles = some_tiles(11)
-    slot = filled(backend, tiles)
-    backend.submit(slot, 11)
-    backend.collect(slot)
-    for _ in range(2):  # slots are used again
-        backend.submit_picked(slot, np.array(picked, np.int32))
-        assert backend.collect_picked(slot)
-        check_picked(slot, tiles, np.array(picked, np.int32))
-
-
-def test_slots_in_flight_keep_apart(backend: Backend) -> None:
-    tiles = [some_tiles(6, seed) for seed in (0, 100, 200)]
-    slots = [filled(backend, each) for each in tiles]
-    picked = np.array([0, 2, 3, 5], np.int32)
-    for slot in slots:
-        backend.submit(slot, 6)
-    for slot in slots:
-        assert backend.collect(slot)
-        backend.submit_picked(slot, picked)
-    for slot, each in zip(reversed(slots), reversed(tiles), strict=True):
-        assert backend.collect_picked(slot)
-        check_picked(slot, each, picked)
-
-
-def test_a_slot_is_refilled(backend: Backend) -> None:
-    slot = backend.make_slot(4)
-    for seed in range(3):
-        tiles = some_tiles(4, 10 * seed)
-        slot.pixels[:4] = tiles
-        backend.submit(slot, 4)
-        backend.collect(slot)
-        np.testing.assert_allclose(slot.score[:4], heat_of(tiles).max(axis=(1, 2)), rtol=1e-6)
-
-
-def test_a_short_wait_says_that_it_still_runs(backend: Backend) -> None:
-    tiles = some_tiles(64)
-    slot = filled(backend, tiles)
-    backend.submit(slot, 64)
-    until_s = time.monotonic() + 10
-    while not backend.collect(slot, 0.0):
-        assert time.monotonic() < until_s
-    np.testing.assert_allclose(slot.score[:64], heat_of(tiles).max(axis=(1, 2)), rtol=1e-6)
-
-
-def test_submitting_twice_is_a_fault_of_the_caller(backend: Backend) -> None:
-    slot = backend.make_slot(4)
-    backend.submit(slot, 4)
-    with pytest.raises(RuntimeError, match="still at work"):
-        backend.submit(slot, 4)
-    assert backend.collect(slot)
-
-
 @pytest.mark.parametrize("where", ["_start", "_wait"])
 def test_a_failure_is_told_once_and_the_slot_serves_again(
     backend: Any, where: str, monkeypatch: pytest.MonkeyPatch

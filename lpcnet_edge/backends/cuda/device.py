@@ -136,7 +136,10 @@ class Stream(Protocol):
         """What is enqueued from here on begins after the mark; the host does not wait."""
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
-        """Copy between two addresses, of whichever kind, asynchronously: host memory must be pinned."""
+        """Copy between two addresses, of whichever kind, asynchronously: host memory must be pinned.
+
+        The host's address of pinned memory is that of its array, ``array.ctypes.data``.
+        """
 
     def copy_2d(
         self, target: int, target_pitch: int, source: int, source_pitch: int, width_bytes: int, rows: int
@@ -176,6 +179,10 @@ class Device(Protocol):
     has_graphs: bool
     properties: Properties
     ledger: Ledger
+
+    def __enter__(self) -> Device: ...
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None: ...
 
     def pinned(self, nbytes: int, *, mapped: bool = False, write_combined: bool = False) -> HostBuffer:
         """Pinned host memory, zeroed; ``mapped``: the device reads and writes it in place, at its ``address``."""
