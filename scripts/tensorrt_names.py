@@ -20,21 +20,33 @@ from typing import Any
 FOLDER = Path(__file__).parents[1] / "tests" / "data" / "tensorrt-api"
 CLASSES = (
     "Builder",
+    "BuilderFlag",
     "ComputeCapability",
     "DataType",
+    "DynamicShapesKernelSpecializationStrategy",
     "ErrorCode",
+    "ErrorCodeTRT",
+    "ExecutionContextAllocationStrategy",
     "IBuilderConfig",
+    "ICudaEngine",
+    "IErrorRecorder",
+    "IExecutionContext",
     "IHostMemory",
     "ILogger",
     "INetworkDefinition",
     "IOptimizationProfile",
     "IProgressMonitor",
+    "IRuntimeCache",
+    "IRuntimeConfig",
     "ITensor",
     "ITimingCache",
     "MemoryPoolType",
     "NetworkDefinitionCreationFlag",
     "OnnxParser",
     "ParserError",
+    "Runtime",
+    "TensorIOMode",
+    "TensorLocation",
 )
 
 

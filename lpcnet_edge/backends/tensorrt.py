@@ -16,13 +16,22 @@ from lpcnet_edge.errors import MissingLibrary, UsageError
 _JETPACK_MEND = "sudo apt-get install nvidia-jetpack, and an environment made with --system-site-packages"
 
 
+MOST_MESSAGES = 256
+
+
 class Messages:
-    """What the library said since :meth:`captured` was entered, instead of printing it."""
+    """What the library said since :meth:`captured` was entered, instead of printing it: its first words, no more, for
+    an engine may run for a year."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self._turn = Lock()
+
+    def add(self, kind: list[str], message: str) -> None:
+        """Take note of one of ``errors`` or ``warnings``."""
+        if len(kind) < MOST_MESSAGES:
+            kind.append(message)
 
     @contextmanager
     def captured(self) -> Iterator[Messages]:
@@ -95,8 +104,8 @@ def _make_logger(trt: Module, messages: Messages) -> Logger:
     class Recorder(trt.ILogger):  # type: ignore[misc]  # a class of a module without types
         def log(self, severity: object, message: str) -> None:  # never raises: the library would print that
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                messages.errors.append(message)
+                messages.add(messages.errors, message)
             elif severity == trt.ILogger.WARNING:
-                messages.warnings.append(message)
+                messages.add(messages.warnings, message)
 
     return Recorder()

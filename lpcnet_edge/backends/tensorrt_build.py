@@ -138,6 +138,8 @@ def _build(library: Library, request: _Request, watch: Watch) -> Plan:
         name = "CURRENT" if request.compute_capability is None else f"SM{request.compute_capability.replace('.', '')}"
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.__members__[name], 0)
+    if library.branch.cache == "runtime":
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # else no CUDA graph can capture it
     ranges = checked_ranges(inputs, request.profiles)
     if ranges:
         profile: OptimizationProfile = builder.create_optimization_profile()

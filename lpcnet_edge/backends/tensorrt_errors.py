@@ -10,7 +10,7 @@ from lpcnet_edge.backends.tensorrt_versions import ErrorCode, OnnxParser, Parser
 from lpcnet_edge.errors import BuildFailed, LpcnetError, MissingDevice
 
 # cudaError_t: no driver or one too old, a stub, no device, a driver library that the kernel's driver does not fit.
-_NO_DEVICE = {34, 35, 36, 38, 100, 803, 804}
+NO_DEVICE = {34, 35, 36, 38, 100, 803, 804}
 _CUDA = re.compile(r"(?:cudaError |CUDA initialization failure with error: ?)(\d+)")
 _WRAPPED = re.compile(r"Error Code \d+: [\w ]+? \((?P<reason>.+?)\.?(?: In \w+ at [^()]*)?\)\s*$", re.DOTALL)
 _ASSERTION = re.compile(r"Assertion failed: .*?\)?: (?P<reason>[A-Z].*)$", re.DOTALL)
@@ -40,7 +40,7 @@ def parse_error(library: Library, parser: OnnxParser) -> LpcnetError:
     if code.name == "MODEL_DESERIALIZE_FAILED":
         return _failed(library, "", "the bytes are no ONNX model")
     missing = _missing_device(library, str(error.desc()).splitlines())
-    return missing or _failed(library, _place(error), _reason(str(error.desc())))
+    return missing or _failed(library, _place(error), reason_of(str(error.desc())))
 
 
 def build_error(library: Library, doing: str) -> LpcnetError:
@@ -51,20 +51,25 @@ def build_error(library: Library, doing: str) -> LpcnetError:
         return missing
     reasons = [line for line in logged if not _CUDA.search(line)] or logged or ["it gave no reason"]
     named = _NODE.search(reasons[0])
-    return _failed(library, f" at node '{named['node']}'" if named else f" {doing}", _reason(reasons[0]))
+    return _failed(library, f" at node '{named['node']}'" if named else f" {doing}", reason_of(reasons[0]))
 
 
 def _missing_device(library: Library, lines: Sequence[str]) -> MissingDevice | None:
     """Without a GPU every complaint is followed by one of CUDA's; only where there is no other is it the cause."""
-    lines = [line for line in lines if line.strip()]
-    codes = [int(found[1]) for found in map(_CUDA.search, lines) if found]
-    if not codes or len(codes) < len(lines) or codes[0] not in _NO_DEVICE:
+    code = cuda_code(lines)
+    if code not in NO_DEVICE:
         return None
     ahead = library.branch.compute_capabilities
     mend = f"name the card to build for: {', '.join(ahead)}" if ahead else "run this on the station that has the GPU"
     return MissingDevice(
-        f"{library.module} {library.version} finds no NVIDIA GPU to build for (CUDA error {codes[0]})", mend=mend
+        f"{library.module} {library.version} finds no NVIDIA GPU to build for (CUDA error {code})", mend=mend
     )
+
+
+def cuda_code(lines: Sequence[str]) -> int | None:
+    """The ``cudaError_t`` that all of these complaints come from; None where one of them is of another kind."""
+    codes = [_CUDA.search(line) for line in lines if line.strip()]
+    return int(codes[0][1]) if codes and codes[0] and all(codes) else None
 
 
 def _failed(library: Library, place: str, reason: str) -> BuildFailed:
@@ -79,7 +84,7 @@ def _place(error: ParserError) -> str:
     return f" at node '{name or number}'" + (f" ({operator})" if operator else "")
 
 
-def _reason(text: str) -> str:
+def reason_of(text: str) -> str:
     """The sentence in a complaint that is meant for people, without source lines of the library and CUDA's echo."""
     lines = [line for line in text.splitlines() if not _CUDA.search(line) and not line.startswith("Invalid Node - ")]
     first = (lines or text.splitlines() or [text])[0].strip()

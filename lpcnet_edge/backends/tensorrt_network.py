@@ -18,7 +18,7 @@ Shape: TypeAlias = tuple[int, ...]
 ShapeRange: TypeAlias = tuple[Shape, Shape, Shape]
 """The smallest shape of an input, the one to be fastest at, and the largest."""
 
-_DTYPES = {
+DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
     "UINT8": "uint8",
@@ -63,7 +63,7 @@ def tensor_specs(
     specs = []
     for tensor in tensors:
         kind: DataType = tensor.dtype
-        if kind.name not in _DTYPES:
+        if kind.name not in DTYPES:
             raise BuildFailed(
                 f"'{tensor.name}' is of type {kind.name}, which {library.module} cannot hand over to numpy",
                 mend="let the file's inputs and outputs be float32, float16, or whole numbers",
@@ -71,7 +71,7 @@ def tensor_specs(
         names = axes.get(str(tensor.name), [])
         sizes = [int(size) for size in tensor.shape]
         shape = tuple(size if size >= 0 else _axis_name(names, axis) for axis, size in enumerate(sizes))
-        specs.append(TensorSpec(str(tensor.name), _DTYPES[kind.name], shape))
+        specs.append(TensorSpec(str(tensor.name), DTYPES[kind.name], shape))
     return tuple(specs)
 
 

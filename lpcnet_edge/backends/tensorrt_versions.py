@@ -30,6 +30,14 @@ ErrorCode: TypeAlias = Annotated[Any, "ErrorCode"]
 Tensor: TypeAlias = Annotated[Any, "ITensor"]
 DataType: TypeAlias = Annotated[Any, "DataType"]
 TimingCache: TypeAlias = Annotated[Any, "ITimingCache"]
+Runtime: TypeAlias = Annotated[Any, "Runtime"]
+Engine: TypeAlias = Annotated[Any, "ICudaEngine"]
+Context: TypeAlias = Annotated[Any, "IExecutionContext"]
+RuntimeConfig: TypeAlias = Annotated[Any, "IRuntimeConfig"]
+RuntimeCache: TypeAlias = Annotated[Any, "IRuntimeCache"]
+ErrorRecorder: TypeAlias = Annotated[Any, "IErrorRecorder"]
+TensorIOMode: TypeAlias = Annotated[Any, "TensorIOMode"]
+TensorLocation: TypeAlias = Annotated[Any, "TensorLocation"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,9 @@ class Branch:
     cache
         What makes the next start faster: ``timing``, the builder's measurements, kept between builds; or ``runtime``,
         the kernels that an engine compiles when it first runs. With TensorRT-RTX a timing cache has no effect and
-        forces a query of the GPU, which would end builds ahead (NVIDIA's documentation).
+        forces a query of the GPU, which would end builds ahead (NVIDIA's documentation). Where kernels are compiled on
+        the device, contexts are made from a runtime configuration that says when, and a plan can be captured into a
+        CUDA graph only if it was built to allocate nothing by itself.
     compute_capabilities
         The cards it builds for ahead, without a GPU. Empty: it builds for the GPU of its own machine only.
     own_names
@@ -68,9 +78,15 @@ BRANCHES = (
         compute_capabilities=("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
         own_names=frozenset(
             {
+                "BuilderFlag.REQUIRE_USER_ALLOCATION",
                 "ComputeCapability",
+                "DynamicShapesKernelSpecializationStrategy",
                 "IBuilderConfig.num_compute_capabilities",
                 "IBuilderConfig.set_compute_capability",
+                "ICudaEngine.create_runtime_config",  # since 10.16 in tensorrt too, with less to set
+                "IExecutionContext.is_stream_capturable",
+                "IRuntimeCache",
+                "IRuntimeConfig",
             }
         ),
     ),

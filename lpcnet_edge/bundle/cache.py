@@ -90,6 +90,17 @@ def machine_cache(bundle_id: str, runtime: str, version: str, device: str) -> Pa
     return folder
 
 
+def made_for(bundle_id: str) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """(runtime, version, device, names of artifacts) of every readable cache of a bundle; makes and trusts nothing."""
+    check_name(bundle_id)
+    found = []
+    for path in sorted((cache_root() / bundle_id).glob(f"*/{_MANIFEST}")):
+        with contextlib.suppress(StaleCache, OSError):
+            manifest = _load(path.parent)
+            found.append((manifest.runtime, manifest.version, manifest.device, tuple(manifest.artifacts)))
+    return found
+
+
 def put_artifact(cache: Path, name: str, data: bytes) -> Path:
     """Keep ``data`` under ``name`` (such as ``localization.plan``) and return its file; an older one of the name goes.
 
@@ -124,6 +135,18 @@ def get_artifact(cache: Path, name: str) -> bytes | None:
             return read_verified(cache, _file_name(name, record), record)
         except BadBundle as exc:
             raise StaleCache(exc.message, mend=_removal(cache)) from exc
+
+
+def drop_artifact(cache: Path, name: str) -> None:
+    """Forget what is kept under ``name``, if anything is."""
+    _check_owner(cache)
+    with locked(cache):
+        manifest = _load(cache)
+        record = manifest.artifacts.get(name)
+        if record is not None:
+            rest = {other: kept for other, kept in manifest.artifacts.items() if other != name}
+            _save(cache, replace(manifest, artifacts=rest))
+            (cache / _file_name(name, record)).unlink(missing_ok=True)
 
 
 def _file_name(name: str, record: FileRecord) -> str:

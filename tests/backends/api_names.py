@@ -8,8 +8,10 @@ something that came from TensorRT and has no annotation is a fault, as is anythi
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
 from lpcnet_edge.backends import tensorrt_versions
@@ -23,6 +25,15 @@ MODULES = ("tensorrt", "tensorrt_rtx")
 
 Kind = tuple[str, str]  # ("module" | "class" | "object" | "sequence" | "loose", class name); None is our own
 LOOSE: Kind = ("loose", "")
+
+NAMES = Path(__file__).parents[1] / "data" / "tensorrt-api"
+Version = tuple[str, str, dict[str, list[str]]]
+
+
+def versions() -> list[Version]:
+    """(module, version, members by class) of the real bindings."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(NAMES.glob("*.json"))]
+    return [(one["module"], one["version"], one["classes"]) for one in found]
 
 
 @dataclass
