@@ -92,7 +92,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)
         return 130
-    found = summarise(rows)
+    found = {**summarise(rows), "steps": args.steps, "recipe": "magnetic-tile"}
     if args.json:
         print(json.dumps(found))
     else:

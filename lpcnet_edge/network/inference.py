@@ -40,7 +40,8 @@ class FloatNetwork:
         pixels = normalise(torch.from_numpy(np.ascontiguousarray(tiles)).to(self.device))
         outputs = self.network(pixels.contiguous(memory_format=torch.channels_last))
         heat = torch.sigmoid(outputs.heat_logits[:, 0])
-        logits = functional.interpolate(outputs.refined, scale_factor=2.0, mode="bilinear", align_corners=False)
+        size = tiles.shape[1:3]
+        logits = functional.interpolate(outputs.refined, size=size, mode="bilinear", align_corners=False)
         best, classes = torch.softmax(logits, dim=1).max(dim=1)
         return Prediction(
             classes=classes.to(torch.uint8).cpu().numpy(),

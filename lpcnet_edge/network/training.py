@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -56,13 +57,9 @@ class TrainSummary:
 class _Run:
     """Model, optimiser and averaged weights of one training."""
 
-    def __init__(self, config: NetworkConfig, recipe: Recipe, start: FloatNetwork | None) -> None:
+    def __init__(self, network: LpcNet, recipe: Recipe) -> None:
         self.recipe = recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(recipe.seed)
-        network = LpcNet(config)
-        if start is not None:
-            adopt_weights(network, start.network)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         flat = [p for p in self.network.parameters() if p.ndim <= 1]
@@ -112,7 +109,7 @@ class _Run:
 
     def averaged(self) -> FloatNetwork:
         """A copy of the network with the averaged weights."""
-        network = LpcNet(self.network.config)
+        network = copy.deepcopy(self.network)
         network.load_state_dict({name: value.detach().cpu().clone() for name, value in self.average.items()})
         return FloatNetwork(network, self.recipe.tile_px, device=self.device.type)
 
@@ -142,6 +139,7 @@ def train(
     progress: TrainProgress | None = None,
     start: FloatNetwork | None = None,
     notes: dict[str, Any] | None = None,
+    build: Callable[[NetworkConfig], LpcNet] = LpcNet,
 ) -> TrainSummary:
     """Train a network on every entry of ``dataset``.
 
@@ -159,6 +157,9 @@ def train(
         :func:`~lpcnet_edge.network.transfer.adopt_weights` takes it over.
     notes
         What the card should say besides (folds, the source of the data).
+    build
+        Makes the network of its configuration: another one with the same outputs, for a comparison. The weights file of
+        such a network is its own affair; :func:`~lpcnet_edge.network.weights.load_network` refuses it.
 
     Raises
     ------
@@ -176,11 +177,17 @@ def train(
         weight_loss=recipe.weight_loss,
         refine_pixels=recipe.refine_pixels,
     )
-    digest = run_digest(config, recipe, dataset, start.network.state_dict() if start else None)
+    torch.manual_seed(recipe.seed)
+    network = build(config)
+    if start is not None:
+        adopt_weights(network, start.network)
+    # The packaged network's random start follows from its configuration and the seed; another's is told apart by it.
+    origin = start.network if start is not None else None if build is LpcNet else network
+    digest = run_digest(config, recipe, dataset, None if origin is None else origin.state_dict())
     path = out_dir / "checkpoint.pt"
     if path.exists() and not resume:
         raise UsageError(f"{out_dir} holds a run already", mend="add --resume to go on with it, or use another folder")
-    run = _Run(config, recipe, start)
+    run = _Run(network, recipe)
     rows: list[dict[str, float]] = []
     first, spent = 0, 0.0
     if resume and path.exists():
