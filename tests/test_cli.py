@@ -28,6 +28,7 @@ VERBS = (
     "gallery",
     "run",
     "tune",
+    "bench",
     "data",
     "generate",
     "calibrate",

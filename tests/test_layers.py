@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("check", "bench"),
     ("build", "runtime"),
     ("network", "datasets", "backends"),
-    ("bundle", "config", "decision", "files", "imaging", "metrics", "yamlfile"),
+    ("bundle", "config", "decision", "files", "imaging", "machine", "metrics", "page", "yamlfile"),
     ("errors", "types"),
 )
 MODULES = LAYERS[5]
@@ -27,7 +27,7 @@ LEVEL = {unit: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for uni
 
 # A library -> the files that may import it, as prefixes of paths below the package.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "torch": ("network/", "build/export.py", "backends/torch_cuda.py"),
+    "torch": ("network/", "build/export.py", "backends/torch_"),
     "openvino": ("backends/openvino",),
     "onnxruntime": ("backends/onnxruntime",),
     "tensorrt": ("backends/tensorrt.py",),

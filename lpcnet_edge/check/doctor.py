@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lpcnet_edge import machine
 from lpcnet_edge.backends.cuda_driver import Cuda, cuda_driver
-from lpcnet_edge.check import machine
 from lpcnet_edge.errors import MissingLibrary
 
 
@@ -146,7 +146,12 @@ class Report:
         for library in LIBRARIES:
             version = self.libraries[library.name]
             mend = _JETPACK_MEND if self.jetson and library.name == "tensorrt" else library.mend
-            found.append(Finding(library.purpose, library.name, version, None if version else mend))
+            too_new = False
+            if library.name == "cuda_bindings" and self.cuda.cuda_version:
+                major = self.cuda.cuda_version.partition(".")[0]
+                mend = f"pip install 'cuda-bindings=={major}.*' (the driver's CUDA is {self.cuda.cuda_version})"
+                too_new = version is not None and int(version.partition(".")[0]) > int(major)
+            found.append(Finding(library.purpose, library.name, version, mend if too_new or not version else None))
         return found
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcnet_edge.check.agreement import Agreement, Measured
-from lpcnet_edge.check.markup import flip_table, text
 from lpcnet_edge.imaging import PALETTE, resize_image, resize_mask
+from lpcnet_edge.page.markup import table, text
 from lpcnet_edge.types import ClassMap, Dataset
 
 LEAST, MOST = 8, 40
@@ -162,3 +162,14 @@ def _figure(picture: Picture) -> str:
         f'<input type="range" min="0" max="100" value="{picture.cut}" aria-label="from float to bundle">'
         f'<figcaption><b class="{picture.kind}">{word}</b> {text(picture.caption)}</figcaption></figure>'
     )
+
+
+def flip_table(flips: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
+    """The parts on which two decide differently, and what each of the two says."""
+    rows = [
+        [text(flip["part"]), f"<td>{'defective' if flip['defective'] else 'good'}</td>",
+         f"<td>{'reject' if flip['reference_rejects'] else 'pass'}</td>",
+         f"<td>{'pass' if flip['reference_rejects'] else 'reject'}</td>", f"<td>{text(flip['image'])}</td>"]
+        for flip in flips
+    ]  # fmt: skip
+    return table(("part", "is", first, second, "image"), rows)

@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lpcnet_edge.check import svg
 from lpcnet_edge.check.bundle_check import BundleCheck
-from lpcnet_edge.check.flips import Picture, gallery, pictures
-from lpcnet_edge.check.markup import change, flip_table, items, section, table, text
+from lpcnet_edge.check.flips import Picture, flip_table, gallery, pictures
 from lpcnet_edge.check.page_assets import SCRIPT, STYLE
 from lpcnet_edge.errors import BadInput
 from lpcnet_edge.files import write_atomically
+from lpcnet_edge.page import svg
+from lpcnet_edge.page.markup import change, document, items, section, table, text
 from lpcnet_edge.types import Dataset
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _KEY = '<p><span class="key float">float</span><span class="key bundle">bundle</span></p>'
 
 
@@ -49,17 +48,8 @@ def page(report: Mapping[str, Any], shown: Sequence[Picture], classes: Sequence[
         section("Beside another bundle", _against(report["against"])),
         section("What was checked", _provenance(report)),
     ]
-    title = f"Check of {text(report['bundle']['id'])}"
-    body = "\n".join(filter(None, sections))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<link rel="icon" href="data:,"><style>{STYLE}</style></head><body>
-{body}
-<script>{SCRIPT}</script>
-</body></html>
-"""
+    title = f"Check of {report['bundle']['id']}"
+    return document(title, "\n".join(filter(None, sections)), style=STYLE, script=SCRIPT)
 
 
 def _banner(report: Mapping[str, Any]) -> str:

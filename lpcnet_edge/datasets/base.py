@@ -89,6 +89,10 @@ class FileDataset(ABC):
             raise size_mismatch(f"the mask of {record.image}", mask.shape, image.shape)
         return Sample(record.entry, image, mask)
 
+    def image_path(self, index: int) -> Path:
+        """The image file of one sample."""
+        return self._records[index].image
+
     def select(self: DatasetT, indices: Sequence[int]) -> DatasetT:
         """The same dataset with only these entries, in this order."""
         chosen = copy.copy(self)

@@ -102,6 +102,28 @@ def test_a_machine_with_a_gpu(capability: tuple[int, int], engines: tuple[str, .
     assert lines["gpu_0"] == f"NVIDIA L4, SM {capability[0]}.{capability[1]}"
 
 
+@pytest.mark.parametrize(
+    ("installed", "offered", "mend"),
+    [
+        (None, 12060, "pip install 'cuda-bindings==12.*' (the driver's CUDA is 12.6)"),
+        ("13.5.0", 12060, "pip install 'cuda-bindings==12.*' (the driver's CUDA is 12.6)"),
+        ("12.9.10", 12060, None),
+        ("12.9.10", 13000, None),
+        ("13.5.0", 13000, None),
+    ],
+)
+def test_cuda_bindings_must_not_be_newer_than_the_driver(
+    installed: str | None, offered: int, mend: str | None, tmp_path: Path
+) -> None:
+    report = examine(
+        tmp_path,
+        run=lambda command: None,
+        version_of=lambda library: installed if library.name == "cuda_bindings" else None,
+        load=Driver(devices=[("Orin", 8, 7)], version=offered),
+    )
+    assert mends(report).get("cuda_bindings") == mend
+
+
 def test_cuda_errors_are_named() -> None:
     assert cuda_driver("550.54", Driver(status=803)).error == (
         "cuInit gave error 803: kernel driver and driver library are of different versions, reboot"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from chromium import Seen, open_page
 from spoiled import raised_gate
 
 from lpcnet_edge.bundle.read import Bundle
-from lpcnet_edge.check import svg
 from lpcnet_edge.check.agreement import compare, measure
 from lpcnet_edge.check.flips import MAX_BYTES, pictures
 from lpcnet_edge.cli import main
@@ -125,12 +123,3 @@ def test_pictures_show_flips_first_and_stay_small() -> None:
     assert shown[1].cut < 100 * 30 / 64  # left of what the bundle alone sees
     few = pictures(agreement, before, after, dataset, max_bytes=3 * shown[0].size_bytes)
     assert 0 < len(few) < len(shown)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 100), (0, 1), (-3, 7), (0.2, 0.9), (0, 106.0), (0, 0.004)])
-def test_axes_have_a_few_round_numbers(low: float, high: float) -> None:
-    ticks = svg._ticks(low, high)
-    assert 3 <= len(ticks) <= 7
-    assert low <= ticks[0]
-    assert ticks[-1] <= high
-    assert len({round(b - a, 9) for a, b in pairwise(ticks)}) == 1

@@ -70,6 +70,27 @@ def bars(rows: Sequence[tuple[str, float]], title: str, unit: str = "", width: i
     return _svg(width, 20 * len(rows) + 6, title, body)
 
 
+def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, str, float]]]], title: str, width: int = 940) -> str:
+    """A bar for each row, of equal length, cut into its parts (kind, what it says, share 0..1); negative ones are left
+    out, and a share of 6 % or more is written into its part."""
+    left, right = _label_width([label for label, _ in rows]), width - 16
+    body = []
+    for number, (label, parts) in enumerate(rows):
+        y, x = 40 * number + 4, float(left)
+        body.append(_text(left - 8, y + 20, label, "end"))
+        whole = sum(max(share, 0.0) for _, _, share in parts) or 1.0
+        for kind, tip, share in parts:
+            wide = (right - left) * max(share, 0.0) / whole
+            if wide < 0.05:
+                continue
+            said = f"<title>{html.escape(tip)}</title>"
+            body.append(f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{wide:.1f}" height="30">{said}</rect>')
+            if share >= 0.06:
+                body.append(_text(x + wide / 2, y + 19, f"{100 * share:.0f} %", "middle", "inside"))
+            x += wide
+    return _svg(width, 40 * len(rows) + 4, title, body)
+
+
 def curve(
     series: Sequence[Series],
     x_range: tuple[float, float],

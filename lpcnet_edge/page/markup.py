@@ -1,21 +1,26 @@
-"""Bits of HTML that the report is made of."""
+"""Bits of HTML that a report is made of, and the page around them."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+
+from lpcnet_edge.page.style import STYLE
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def flip_table(flips: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
-    """The parts on which two decide differently, and what each of the two says."""
-    rows = [
-        [text(flip["part"]), f"<td>{'defective' if flip['defective'] else 'good'}</td>",
-         f"<td>{'reject' if flip['reference_rejects'] else 'pass'}</td>",
-         f"<td>{'pass' if flip['reference_rejects'] else 'reject'}</td>", f"<td>{text(flip['image'])}</td>"]
-        for flip in flips
-    ]  # fmt: skip
-    return table(("part", "is", first, second, "image"), rows)
+def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """A whole page that asks for nothing outside itself; ``title`` is text, the others are what they say."""
+    script = f"<script>{script}</script>\n" if script else ""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<link rel="icon" href="data:,"><style>{STYLE}{style}</style></head><body>
+{body}
+{script}</body></html>
+"""
 
 
 def change(before: float | None, after: float | None, better: int = 1) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpcnet_edge.check import machine
+from lpcnet_edge import machine
 
 X86 = """\
 processor\t: 0
