@@ -7,6 +7,8 @@ TORCH="torch==2.13.0"
 DEBIAN_PACKAGES=(
     aravis-tools # a GigE Vision camera as a process, and the library that talks to it
     chromium     # opens the reports that `check --html` writes
+    gcc          # compiles the emulated CUDA driver that the device layer is tested on
+    libc6-dev
 )
 
 die() { # MESSAGE MEND

@@ -205,7 +205,7 @@ def test_packages_that_only_tests_need_are_named(tools: Path, tmp_path: Path) ->
     write_tool(tools, "id", "echo 1000")
     done = run_script(fake_clone(tmp_path / "clone"), "test", path=str(tools))
     assert done.returncode == 4
-    packages = "aravis-tools chromium"
+    packages = "aravis-tools chromium gcc libc6-dev"
     assert f"error: missing Debian packages: {packages}\nmend: sudo apt-get install {packages}" in done.stderr
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,6 +20,15 @@ def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     raw = np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(kind).reshape(shape)
+
+
+Memory = Callable[[int], NDArray[np.uint8]]
+"""Gives so many zeroed bytes, (n,) uint8, whose first lies at a multiple of ``ALIGNMENT``."""
+
+
+def plain_memory(size: int) -> NDArray[np.uint8]:
+    """``Memory`` of this process."""
+    return aligned((size,), np.uint8)
 
 
 @dataclass(eq=False)
@@ -49,6 +59,23 @@ class Slot:
     def capacity(self) -> int:
         """N."""
         return len(self.pixels)
+
+
+def slot_in(memory: Memory, shape: tuple[int, ...]) -> Slot:
+    """A slot whose ``pixels`` have this shape, (N, S, S) or (N, S, S, 3); its arrays lie in one block of ``memory``.
+
+    Where each lies follows from the shape, so that two processes find the same in a block that they share.
+    """
+    wanted = (shape, np.uint8), (shape[:1], np.float32), (shape[:3], np.uint8), (shape[:3], np.uint8)
+    sizes = [int(np.prod(each, dtype=np.int64)) * np.dtype(kind).itemsize for each, kind in wanted]
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + -(-size // ALIGNMENT) * ALIGNMENT)
+    block = memory(starts.pop())
+    return Slot(*(
+        block[start : start + size].view(kind).reshape(each)
+        for start, size, (each, kind) in zip(starts, sizes, wanted, strict=True)
+    ))  # fmt: skip
 
 
 class Backend(Protocol):
@@ -88,3 +115,11 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Wait for what still runs and let go of everything; closing twice is fine."""
+
+
+@runtime_checkable
+class HostBackend(Backend, Protocol):
+    """A backend that computes on any memory of the host, so that another process may share its slots."""
+
+    def make_slot_in(self, tiles: int, memory: Memory) -> Slot:
+        """As :meth:`make_slot`, with the slot's arrays in one block of ``memory``."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.backends.base import Slot, aligned
+from lpcnet_edge.backends.base import Memory, Slot, aligned, plain_memory, slot_in
 from lpcnet_edge.backends.batches import Bucket, buckets
 from lpcnet_edge.bundle.manifest import Manifest
 from lpcnet_edge.errors import BackendFailed
@@ -60,17 +60,14 @@ class CpuBackend(ABC, Generic[Job]):
         """Whether the batch is done within the time; raises what the library raised, then the job is over."""
 
     def make_slot(self, tiles: int) -> Slot:
-        most = self.sizes[-1]
+        return self.make_slot_in(tiles, plain_memory)
+
+    def make_slot_in(self, tiles: int, memory: Memory) -> Slot:
+        most, side = self.sizes[-1], self.tile_px
         capacity = -(-max(tiles, 1) // most) * most
-        side = self.tile_px
-        planes = (capacity, side, side)
-        return Slot(
-            pixels=aligned(planes if self.channels == 1 else (*planes, 3), np.uint8),
-            score=aligned((capacity,), np.float32),
-            classes=aligned(planes, np.uint8),
-            confidence=aligned(planes, np.uint8),
-            own=_Own(aligned((capacity, *self._embedding), np.float32)),
-        )
+        slot = slot_in(memory, (capacity, side, side) if self.channels == 1 else (capacity, side, side, 3))
+        slot.own = _Own(aligned((capacity, *self._embedding), np.float32))
+        return slot
 
     def submit(self, slot: Slot, count: int) -> None:
         own = self._begin(slot, LOCALIZATION)

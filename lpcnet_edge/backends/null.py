@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.backends.base import Slot, aligned
+from lpcnet_edge.backends.base import Memory, Slot, plain_memory, slot_in
 from lpcnet_edge.bundle.manifest import Manifest
 
 
@@ -23,14 +23,11 @@ class NullBackend:
         self._share = picked_share
 
     def make_slot(self, tiles: int) -> Slot:
+        return self.make_slot_in(tiles, plain_memory)
+
+    def make_slot_in(self, tiles: int, memory: Memory) -> Slot:
         capacity, side = max(tiles, 1), self._side
-        planes = (capacity, side, side)
-        slot = Slot(
-            pixels=aligned(planes if self._channels == 1 else (*planes, 3), np.uint8),
-            score=aligned((capacity,), np.float32),
-            classes=aligned(planes, np.uint8),
-            confidence=aligned(planes, np.uint8),
-        )
+        slot = slot_in(memory, (capacity, side, side) if self._channels == 1 else (capacity, side, side, 3))
         count = np.arange(capacity + 1)
         slot.score[:] = np.diff(np.floor(count * self._share))
         slot.confidence[:] = 255

@@ -6,13 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from lpcnet_edge.backends.base import Backend, Slot
-from lpcnet_edge.backends.choice import AUTO, open_backend, tuning_cache
+from lpcnet_edge.backends.choice import AUTO, BACKENDS, open_backend, tuning_cache
 from lpcnet_edge.backends.tuning import Tuning, allowed_cpus, save_tuning
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.config import suggest
@@ -53,8 +54,15 @@ def tune(
     UsageError
         The backend has nothing to tune.
     """
+    if name in BACKENDS and name not in AUTO:
+        raise UsageError(
+            f"the backend '{name}' cannot be tuned: it has no threads to share out, and prepares every batch size",
+            mend=f"tune {' or '.join(AUTO)}",
+        )
     if name not in ("auto", *AUTO):
-        raise UsageError(f"the backend '{name}' cannot be tuned", mend=suggest(name, ["auto", *AUTO]))
+        raise UsageError(f"no backend that can be tuned is called '{name}'", mend=suggest(name, ["auto", *AUTO]))
+    if name == "auto":
+        name = next((known for known in AUTO if find_spec(known) is not None), AUTO[0])
     choices = list(candidates(allowed_cpus()))
     trials = []
     steps = len(choices) + 1

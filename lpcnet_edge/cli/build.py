@@ -16,6 +16,8 @@ from lpcnet_edge.errors import UsageError
 if TYPE_CHECKING:
     from lpcnet_edge.build.settings import BuildResult, Progress
     from lpcnet_edge.build.splits import Splits
+    from lpcnet_edge.build.station import StationPlans
+    from lpcnet_edge.check.first_use import MadeHere
 
 _METHODS = ("auto", "minmax", "percentile", "entropy", "mse")
 _BACKENDS = ("auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
@@ -155,10 +157,16 @@ def _build_from(args: argparse.Namespace) -> int:
             f"{args.bundle} is {bundle.manifest.precision}, --{args.precision} is given",
             mend=f"use --{bundle.manifest.precision}, or build a {args.precision} bundle from the weights",
         )
+    made: StationPlans | MadeHere
     with phases() as progress:
-        made = plans_for_station(bundle, args.backend, tuple(args.sm or ()), progress)
+        if args.sm:
+            made = plans_for_station(bundle, args.backend, tuple(args.sm), progress)
+        else:
+            from lpcnet_edge.check.first_use import build_here
+
+            made = build_here(bundle, args.backend, progress)
     if args.json:
-        print_json({"bundle": bundle.id, **made.to_json()})
+        print_json({"bundle": bundle.id, "selftest": None, **made.to_json()})
     else:
         for line in made.lines():
             print(line)

@@ -14,7 +14,10 @@ from lpcnet_edge.errors import CheckFailed, UsageError
 if TYPE_CHECKING:
     from lpcnet_edge.check.limits import Limits
 
-_BACKEND_HELP = "openvino, onnxruntime or canonical (the bundle's own files, unoptimised); default auto"
+_BACKEND_HELP = (
+    "openvino, onnxruntime, tensorrt, tensorrt-rtx, torch-cuda, or canonical (the bundle's own files, unoptimised); "
+    "default auto"
+)
 
 
 def add_verbs(verbs: Any) -> None:

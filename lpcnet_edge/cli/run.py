@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar, text_console
+from lpcnet_edge.cli.console import add_json_option, phases, print_json, progress_bar, text_console
 from lpcnet_edge.cli.options import add_rules_option, open_rules
 from lpcnet_edge.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from lpcnet_edge.backends.trials import Trial
+    from lpcnet_edge.bundle.read import Bundle
     from lpcnet_edge.runtime.running import Report
     from lpcnet_edge.runtime.session import Session
     from lpcnet_edge.runtime.settings import RunSettings
@@ -28,7 +29,16 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument(
         "source", nargs="+", metavar="SOURCE", help="folder, file, glob, camera or stream; several share the engines"
     )
-    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="auto, openvino, onnxruntime, tensorrt, tensorrt-rtx or torch-cuda",
+    )
+    parser.add_argument("--isolate", action="store_true", help="the engines in a process of their own")
+    parser.add_argument(
+        "--memory", choices=("auto", "staged", "mapped"), help="on a GPU: copies, or the host's memory in place"
+    )
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings of the run (docs/running.md)")
     parser.add_argument("--gate", metavar="off|auto|T", help="tiles for stage 2: all, as the bundle says, or from T on")
     parser.add_argument("--framing", choices=("resize", "tile"), help="default: large frames are cut into tiles")
@@ -69,6 +79,8 @@ def run_run(args: argparse.Namespace) -> int:
         settings = replace(settings, framing=framing_for(0, 0, bundle.manifest.tile_px, args.framing))
     if args.deadline_ms is not None and not args.live:
         raise UsageError("--deadline-ms is for live running", mend="add --live")
+    if settings.build_at_first_use:
+        _make_ready(bundle, args)
     report = Report()
     journal = None
     parts = PartLines(args.parts, report)
@@ -109,6 +121,17 @@ def run_run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _make_ready(bundle: Bundle, args: argparse.Namespace) -> None:
+    """This machine's plans, where the config allows to build them."""
+    from lpcnet_edge.check.first_use import make_ready
+
+    with phases() as progress:
+        made = make_ready(bundle, args.backend, progress)
+    if made is not None and not args.json:
+        for line in made.lines():
+            print(line)
+
+
 def _settings(args: argparse.Namespace) -> RunSettings:
     """The config's settings, with what the options say in their place."""
     from lpcnet_edge.config import load_config
@@ -118,9 +141,13 @@ def _settings(args: argparse.Namespace) -> RunSettings:
     outputs = {name: getattr(args, name) for name in _OUTPUTS if getattr(args, name) is not None}
     settings = replace(settings, sinks=replace(settings.sinks, **outputs))
     if args.gate is not None:
-        settings = replace(settings, gate=_gate(args.gate))
+        settings = replace(settings, gate=gate_of(args.gate))
+    if args.memory is not None:
+        settings = replace(settings, cuda=replace(settings.cuda, memory=args.memory))
     if args.rules:
         settings = replace(settings, rules=open_rules(args))
+    if args.isolate:
+        settings = replace(settings, isolate=True)
     if args.deadline_ms is not None:
         try:
             settings = replace(settings, live=replace(settings.live, deadline_ms=args.deadline_ms))
@@ -129,7 +156,8 @@ def _settings(args: argparse.Namespace) -> RunSettings:
     return settings
 
 
-def _gate(text: str) -> Any:
+def gate_of(text: str) -> Any:
+    """What ``--gate`` means: ``off``, ``auto`` or a threshold; raises ``UsageError``."""
     if text in ("off", "auto"):
         return text
     try:

@@ -65,23 +65,22 @@ class BulkRun:
         if load.slot is not None and load.tiles + tiles > load.slot.capacity:
             yield from self._push()
             load = self._filling
-        if load.slot is None:
+        while load.slot is None:
+            if self._made >= self._settings.slots:
+                while self._flying and not self._usable(self._room.ready()):
+                    yield from self._step()
             backend = self._room.ready()
             if backend is None:
                 self._pipeline.reject(work, f"engine failed: {self._room.failure}")
                 return
-            if self._made >= self._settings.slots:
-                while self._flying and not self._usable(backend):
-                    yield from self._step()
-                backend = self._room.ready()
-                if backend is None:
-                    self._pipeline.reject(work, f"engine failed: {self._room.failure}")
-                    return
-            self._give_slot(load, backend, tiles)
+            try:
+                self._give_slot(load, backend, tiles)
+            except LpcnetError as exc:
+                self._room.failed(exc)
         self._pipeline.write(work, load.place[1], load.tiles)
         load.tiles += tiles
 
-    def _usable(self, backend: Backend) -> bool:
+    def _usable(self, backend: Backend | None) -> bool:
         return self._owner is backend and bool(self._free)
 
     def _give_slot(self, load: Load, backend: Backend, tiles: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -37,6 +38,8 @@ class Inbox:
         self.source = source
         self.error: Exception | None = None
         self.dropped = 0
+        self.waited_s = 0.0
+        """How long :meth:`wait` has held its caller up."""
         self.changed = changed or threading.Condition()
         self._waiting, self._drop = waiting, when_full == "drop-oldest"
         self._items: deque[Item] = deque()
@@ -58,8 +61,11 @@ class Inbox:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until there is an item or the end; False where the time is up."""
+        started = time.perf_counter()
         with self.changed:
-            return self.changed.wait_for(lambda: self._items or self._ended, timeout_s) is not False
+            came = self.changed.wait_for(lambda: self._items or self._ended, timeout_s) is not False
+        self.waited_s += time.perf_counter() - started
+        return came
 
     @property
     def done(self) -> bool:

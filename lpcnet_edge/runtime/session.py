@@ -14,6 +14,7 @@ import cv2
 
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import open_backend
+from lpcnet_edge.backends.isolated import IsolatedBackend
 from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.errors import UsageError
 from lpcnet_edge.runtime.bulk import BulkRun
@@ -80,14 +81,14 @@ class Session:
         self._check_views(len(sources))
         self._parts = PartJoiner(self.settings.views, self.settings.view_timeout_ms) if self.settings.views else None
         self._on_part = on_part or (lambda part: None)
-        self._opener = backend if callable(backend) else lambda: open_backend(self.bundle, backend)
+        self._backend = backend
         self._inboxes: list[Inbox] = []
         self._sources: list[Source] = []
         self._room: Room | None = None
         self._stopping = False
         self.started_s = self.ended_s = 0.0
+        opened = self._open_backend()
         try:
-            opened = self._opener()
             self.about = opened.about
             for place, spec in enumerate(sources):
                 self._sources.append(self._open(spec, place, skip))
@@ -97,7 +98,7 @@ class Session:
             rule = self.settings.live
             self._room = Room(
                 opened,
-                self._opener,
+                self._open_backend,
                 first_s=rule.reopen_first_s,
                 largest_s=rule.reopen_largest_s,
                 background=self.live,
@@ -105,6 +106,7 @@ class Session:
             self.pipeline = Pipeline(self.bundle, self.settings, opened.name, keep_maps=keep_maps)
         except BaseException:
             self.close()
+            opened.close()
             raise
 
     @property
@@ -135,6 +137,11 @@ class Session:
     def reopened(self) -> int:
         """How often the backend was opened again after a failure."""
         return self._room.reopened if self._room is not None else 0
+
+    @property
+    def waited_s(self) -> float:
+        """In bulk: how long deciding has waited for frames to be read."""
+        return sum(inbox.waited_s for inbox in self._inboxes)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """By source: its own counters, and ``dropped`` here."""
@@ -191,6 +198,22 @@ class Session:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+    def _open_backend(self) -> Backend:
+        if not isinstance(self._backend, str):
+            if self.settings.isolate:
+                raise UsageError(
+                    "a backend that is a function cannot be opened in a process of its own", mend="name it"
+                )
+            return self._backend()
+        if self.settings.isolate:
+            opened: Backend = IsolatedBackend(
+                self.bundle, self._backend, hang_s=self.settings.live.hang_s, cuda=self.settings.cuda
+            )
+        else:
+            opened = open_backend(self.bundle, self._backend, cuda=self.settings.cuda)
+        self._backend = opened.name  # `auto` chooses once: verdicts record it
+        return opened
 
     def _open(self, spec: SourceSpec, place: int, skip: Container[str]) -> Source:
         if isinstance(spec, Source):

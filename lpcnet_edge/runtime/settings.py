@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lpcnet_edge.backends.cuda.settings import CudaSettings
 from lpcnet_edge.decision import Rules
 from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.sinks.settings import SinkSettings
@@ -27,7 +28,8 @@ class LiveSettings:
     reopen_first_s, reopen_largest_s
         A backend that failed is opened again after the first pause; it doubles, up to the largest.
     hang_s
-        A backend that works on a slot for so long counts as failed.
+        A backend that works on a slot for so long counts as failed. Where it has a process of its own, that process is
+        killed when it does not answer for so long and half a second for each tile, in bulk too.
     """
 
     deadline_ms: float | None = None
@@ -94,6 +96,13 @@ class RunSettings:
         Names of the sources that see one part each; their verdicts of a ``part_id`` are joined.
     view_timeout_ms
         A view that comes later than this after the part's first is missing.
+    build_at_first_use
+        Whether ``lpcnet-edge run`` with a backend of TensorRT builds this machine's plans of the bundle where there are
+        none, and runs the self-test on them, which takes minutes. Else that is an error that names the command.
+    isolate
+        Whether the backend runs in a process of its own, whose death costs its work in flight and a restart.
+    cuda
+        How a backend on a GPU uses it.
     """
 
     framing: Framing | None = None
@@ -103,6 +112,9 @@ class RunSettings:
     rules: Rules | None = None
     views: tuple[str, ...] = ()
     view_timeout_ms: float = 1000.0
+    build_at_first_use: bool = False
+    isolate: bool = False
+    cuda: CudaSettings = field(default_factory=CudaSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
     bulk: BulkSettings = field(default_factory=BulkSettings)
     source: SourceSettings = field(default_factory=SourceSettings)

@@ -86,13 +86,19 @@ def bind_all(
         for size in (size for size in sizes if size <= block):
             tensors = ("pixels", "embedding", "score")
             bound = stages[LOCALIZATION].bind({name: at[name] for name in tensors}, dict.fromkeys(tensors, size))
-            back = [(host_address(memory.score[start:]), at["score"], 4 * size)] if memory.score_is_copied else []
+            back = (
+                [(host_address(memory.score[start // most]), at["score"], 4 * size)] if memory.score_is_copied else []
+            )
             keep((LOCALIZATION, start, size), Launch(bound, after=back))
 
             whole, chosen = ("pixels", "embedding"), ("picked", "classes", "confidence")
             rows = {**dict.fromkeys(whole, block), **dict.fromkeys(chosen, size)}
             bound = stages[CONFIDENCE].bind({name: at[name] for name in (*whole, *chosen)}, rows)
-            there = [(at["picked"], host_address(memory.picked[start:]), 4 * size)] if memory.mode == "staged" else []
+            there = (
+                [(at["picked"], host_address(memory.picked[start // most]), 4 * size)]
+                if memory.mode == "staged"
+                else []
+            )
             keep((CONFIDENCE, start, size), Launch(bound, before=there))
     return made
 

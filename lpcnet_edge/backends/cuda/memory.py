@@ -52,27 +52,37 @@ def memory_mode(asked: CudaSettings, properties: Properties) -> MemoryMode:
     return asked.memory
 
 
+_ALIGNED_BYTES = 256
+"""TensorRT's demand on the address of a tensor (``IExecutionContext::setTensorAddress`` in its header)."""
+
+
 @dataclass(frozen=True)
 class SlotMemory:
-    """Buffers for ``capacity`` tiles.
+    """Buffers for ``capacity`` tiles, bound in blocks of ``block`` tiles.
 
     ``at`` says where the stages find each tensor. In ``mapped`` mode that is the very memory that the host sees. In
     ``staged`` mode it is device memory, but for the scores where the device can write them to the host's memory itself.
-    Class and confidence maps lie one after the other, so that one copy of two rows brings both.
+    Class and confidence maps lie one after the other, so that one copy of two rows brings both. ``score`` and
+    ``picked`` have a row for each block, longer than the block, so that each begins at an aligned address.
     """
 
     capacity: int
+    block: int
     shape: TileShape
     mode: MemoryMode
     pixels: NDArray[np.uint8]
-    score: NDArray[np.float32]
+    score: NDArray[np.float32]  # (blocks, lead)
     maps: NDArray[np.uint8]  # (2, N, S, S)
-    picked: NDArray[np.int32]
+    picked: NDArray[np.int32]  # (blocks, lead)
     at: dict[str, int]
     score_is_copied: bool
 
     def first(self, name: str, start: int) -> int:
-        """Where the stages find the rows of a tensor from ``start`` on."""
+        """Where the stages find the rows of a tensor from ``start`` on, the first tile of a block."""
+        if name in ("score", "picked"):
+            return self.at[name] + start // self.block * self.picked.strides[0]
+        if name == "embedding":
+            return self.at[name] + start // self.block * _padded(self.block * self.shape.embedding_bytes)
         return self.at[name] + start * self.row_bytes(name)
 
     def row_bytes(self, name: str) -> int:
@@ -80,17 +90,17 @@ class SlotMemory:
         shape = self.shape
         return {
             "pixels": prod(shape.pixels),
-            "embedding": shape.embedding_bytes,
-            "score": 4,
-            "picked": 4,
             "classes": shape.plane_bytes,
             "confidence": shape.plane_bytes,
         }[name]
 
 
-def slot_memory(device: Device, shape: TileShape, capacity: int, mode: MemoryMode, scope: ExitStack) -> SlotMemory:
+def slot_memory(
+    device: Device, shape: TileShape, capacity: int, block: int, mode: MemoryMode, scope: ExitStack
+) -> SlotMemory:
     """Allocate a slot's memory; ``scope`` gives it back. Raises what the device raises."""
     mapped = mode == "mapped"
+    blocks, lead = -(-capacity // block), _padded(4 * block) // 4
 
     def host(nbytes: int, *, in_place: bool) -> HostBuffer:
         buffer = device.pinned(nbytes, mapped=in_place)
@@ -109,14 +119,14 @@ def slot_memory(device: Device, shape: TileShape, capacity: int, mode: MemoryMod
     planes = capacity * shape.plane_bytes
     pixels = host(capacity * prod(shape.pixels), in_place=mapped)
     maps = host(2 * planes, in_place=mapped)
-    picked = host(4 * capacity, in_place=mapped)
+    picked = host(4 * blocks * lead, in_place=mapped)
     score_is_copied = not mapped and not device.properties.maps_host
-    score = host(4 * capacity, in_place=not score_is_copied)
+    score = host(4 * blocks * lead, in_place=not score_is_copied)
     results = beside(maps).address
     at = {
         "pixels": beside(pixels).address,
         "picked": beside(picked).address,
-        "embedding": on_device(capacity * shape.embedding_bytes).address,
+        "embedding": on_device(blocks * _padded(block * shape.embedding_bytes)).address,
         "score": on_device(score.nbytes).address if score_is_copied else score.address,
         "classes": results,
         "confidence": results + planes,
@@ -124,15 +134,21 @@ def slot_memory(device: Device, shape: TileShape, capacity: int, mode: MemoryMod
     side = (capacity, shape.side, shape.side)
     return SlotMemory(
         capacity=capacity,
+        block=block,
         shape=shape,
         mode=mode,
         pixels=pixels.array((capacity, *shape.pixels), np.uint8),
-        score=score.array((capacity,), np.float32),
+        score=score.array((blocks, lead), np.float32),
         maps=maps.array((2, *side), np.uint8),
-        picked=picked.array((capacity,), np.int32),
+        picked=picked.array((blocks, lead), np.int32),
         at=at,
         score_is_copied=score_is_copied,
     )
+
+
+def _padded(nbytes: int) -> int:
+    """The next multiple of ``_ALIGNED_BYTES``."""
+    return -(-nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES
 
 
 def host_address(array: NDArray[Any]) -> int:

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.backends.base import Slot
+from lpcnet_edge.backends.base import Slot, aligned
 from lpcnet_edge.backends.batches import Bucket, padded
 from lpcnet_edge.backends.cuda.device import Device, Event
 from lpcnet_edge.backends.cuda.launch import CONFIDENCE, LOCALIZATION, Launch, bind_all, try_out, wait_for
@@ -134,7 +134,7 @@ class CudaBackend:
         last = padded(max(tiles, 1), self.sizes)[-1]
         scope = ExitStack()
         try:
-            memory = slot_memory(self._device, self._shape, last.start + last.size, self.mode, scope)
+            memory = slot_memory(self._device, self._shape, last.start + last.size, self.sizes[-1], self.mode, scope)
             launches = bind_all(self._stages, memory, self.sizes, scope)
             copied, computed, done = (self._kept(self._device.event, scope) for _ in range(3))
             try_out(launches, self._computing, graphs=self._graphs)
@@ -143,7 +143,7 @@ class CudaBackend:
             self._give_back(scope)
             raise self._failed("making of a slot", exc) from exc
         own = _Own(memory, launches, copied, computed, done, scope)
-        slot = Slot(memory.pixels, memory.score, memory.maps[0], memory.maps[1], own)
+        slot = Slot(memory.pixels, aligned((memory.capacity,), np.float32), memory.maps[0], memory.maps[1], own)
         self._slots[id(own)] = own, weakref.ref(slot)
         weakref.finalize(slot, self._dropped.append, own).atexit = False
         return slot
@@ -193,6 +193,10 @@ class CudaBackend:
             self._abandon(slot)
             raise self._failed(f"{own.stage} stage", exc) from exc
         self._forget(slot)
+        if own.stage == LOCALIZATION:
+            for first, scores in zip(range(0, own.memory.capacity, own.memory.block), own.memory.score, strict=True):
+                block = slot.score[first : first + own.memory.block]
+                block[:] = scores[: len(block)]
         for target, source, count in own.moves:
             own.memory.maps[:, target : target + count] = own.memory.maps[:, source : source + count]
         return True
@@ -232,7 +236,7 @@ class CudaBackend:
         memory, count = own.memory, len(picked)
         size = padded(count, self.sizes)[0].size
         # Rows of waste gather what was picked in their place before, or 0: a tile of this block in any case.
-        np.subtract(picked, start, out=memory.picked[start : start + count])
+        np.subtract(picked, start, out=memory.picked[start // memory.block, :count])
         own.launches[CONFIDENCE, start, size].run(self._computing)
         if self.mode == "staged":
             self._computing.record(own.computed)
@@ -306,4 +310,4 @@ class CudaBackend:
 def _detach(slot: Slot | None) -> None:
     if slot is not None:
         slot.pixels = np.zeros_like(slot.pixels)
-        slot.score, slot.classes, slot.confidence = slot.score.copy(), slot.classes.copy(), slot.confidence.copy()
+        slot.classes, slot.confidence = slot.classes.copy(), slot.confidence.copy()

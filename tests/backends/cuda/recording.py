@@ -67,7 +67,7 @@ class Memory(Held):
         self.content = aligned((nbytes,), np.uint8)
         self.content[:] = 0xA5
         self.address = device.next_address if address else 0
-        device.next_address += nbytes + 4096
+        device.next_address += -(-nbytes // 256) * 256 + 4096  # aligned as CUDA's are
 
     def close(self) -> None:
         if self.is_open and not self.device.is_idle:
@@ -403,6 +403,7 @@ class LocalStage:
         }
         at: dict[str, NDArray[Any]] = {}
         for name, address in addresses.items():
+            assert address % 256 == 0, f"{name} does not begin where TensorRT demands"
             shape, kind = kinds[name]
             nbytes = rows[name] * int(np.prod(shape, dtype=int)) * np.dtype(kind).itemsize
             at[name] = self.device.view(address, nbytes).view(kind).reshape((rows[name], *shape))
