@@ -3,7 +3,7 @@
 Each kind is a shape, a change of tone and a texture, varied far beyond what a handful of photographed parts show:
 
 - ``pit``: one to three dark blobs (pores, blowholes);
-- ``chip``: a broken-off piece at an edge or a corner, now and then away from it, or a strip along an edge;
+- ``chip``: a piece broken off at an edge or a corner, or away from it, a strip along an edge, a step across the part;
 - ``crack``: a dark wandering line, mostly across the part, now and then a hook;
 - ``raw``: an area that the tool did not reach, without its marks and of another tone, from an edge or as an oval,
   sometimes with stamped characters;
@@ -101,16 +101,18 @@ def _chip(image: Floats, _other: Floats, rng: np.random.Generator) -> tuple[Floa
     side = min(shape)
     mask = np.zeros(shape, dtype=np.uint8)
     where = rng.random()
+    if where > 0.9:
+        return _step(image, rng)
     for _ in range(int(rng.choice([1, 1, 2]))):
         edge = int(rng.integers(4))
         along, inset = float(rng.uniform(0, 1)), side * abs(float(rng.normal(0, 0.02)))
-        if where < 0.35:  # a corner
+        if where < 0.3:  # a corner
             along = float(rng.choice([0.0, 1.0])) + float(rng.normal(0, 0.03))
-        elif where > 0.85:  # away from the edges
+        elif where > 0.65:  # away from the edges
             inset = side * float(rng.uniform(0.05, 0.5))
-        depth = side * float(np.exp(rng.uniform(np.log(0.015), np.log(0.14))))
+        depth = side * float(np.exp(rng.uniform(np.log(0.015), np.log(0.18))))
         length = depth * float(rng.uniform(0.7, 2.5))
-        if 0.35 <= where < 0.5:  # a strip
+        if 0.3 <= where < 0.45:  # a strip
             depth, length = side * float(rng.uniform(0.01, 0.03)), side * float(rng.uniform(0.1, 0.35))
         y, x = {
             0: (inset, along * width),
@@ -125,6 +127,36 @@ def _chip(image: Floats, _other: Floats, rng: np.random.Generator) -> tuple[Floa
     inside = flat * rng.uniform(0.3, 0.95) * _spread(np.maximum(tone, 0.1), image)
     changed = _blend(image, np.asarray(inside, dtype=np.float32), mask, rng.uniform(0.6, 1.2))
     return changed, mask
+
+
+def _step(image: Floats, rng: np.random.Generator) -> tuple[Floats, ClassMap]:
+    """Where a piece has come off in a layer: a jagged line, one side of it in shadow, the other often lit."""
+    height, width = shape = image.shape[0], image.shape[1]
+    side = min(shape)
+    heading = float(rng.uniform(0, 2 * np.pi))
+    length, stride = side * float(np.exp(rng.uniform(np.log(0.08), np.log(0.8)))), side * 0.02
+    x, y = float(rng.uniform(0, width)), float(rng.uniform(0, height))
+    points = [(x, y)]
+    for _ in range(max(3, int(length / stride))):
+        heading += float(rng.normal(0, 0.3))
+        x, y = x + stride * np.cos(heading), y + stride * np.sin(heading)
+        points.append((x, y))
+    line, thick = np.array(points), max(2, round(side * float(rng.uniform(0.008, 0.035))))
+    normal = thick * np.array([-np.sin(heading), np.cos(heading)]) * 0.7
+
+    def drawn(offset: NDArray[Any]) -> ClassMap:
+        canvas = np.zeros(shape, dtype=np.uint8)
+        cv2.polylines(canvas, [np.round((line + offset) * 16).astype(np.int32)], False, 1, thick, cv2.LINE_8, 4)
+        return canvas
+
+    mask, rim = drawn(np.zeros(2)), drawn(normal)
+    mask[int(np.clip(points[0][1], 0, height - 1)), int(np.clip(points[0][0], 0, width - 1))] = 1
+    tone = 1 + 0.3 * _smooth_noise(shape, side * 0.03, rng)
+    dark = image * float(rng.uniform(0.35, 0.85)) * _spread(np.maximum(tone, 0.1), image)
+    changed = image
+    if rng.random() < 0.5:
+        changed = _blend(changed, changed * np.float32(rng.uniform(1.05, 1.35)), rim, 1.0)
+    return _blend(changed, np.asarray(dark, dtype=np.float32), mask, float(rng.uniform(0.6, 1.2))), mask
 
 
 def _crack(image: Floats, _other: Floats, rng: np.random.Generator) -> tuple[Floats, ClassMap]:
