@@ -10,9 +10,25 @@ from typing import Any
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8) beside ``path``, flush it to disk, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``data`` (text as UTF-8) beside ``path``, flush it to disk, then rename it into place.
+
+    A device or a pipe is written to as it is, ``/dev/stdout`` too: a rename would put a file in its place. An
+    ``OSError`` names ``path``.
+    """
     content = data.encode() if isinstance(data, str) else data
+    try:
+        if path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file()):
+            with path.open("ab") as stream:
+                stream.write(content)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, content)
+    except OSError as exc:
+        exc.filename, exc.filename2 = str(path), None  # that of the temporary file says nothing
+        raise
+
+
+def _replace(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:

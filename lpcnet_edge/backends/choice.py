@@ -68,7 +68,7 @@ def open_backend(
     if name == "auto":
         name = _first(bundle, wishes)
     if name not in BACKENDS:
-        raise UsageError(f"no backend is called '{name}'", mend=suggest(name, ["auto", *BACKENDS]))
+        raise UsageError(f"no backend is called '{name}'", mend=suggest(name, ["auto", *(known for known in BACKENDS if known != "null")]))
     return BACKENDS[name](bundle, wishes)
 
 

@@ -52,8 +52,10 @@ def tune(
     Raises
     ------
     UsageError
-        The backend has nothing to tune.
+        The backend has nothing to tune, or ``seconds`` is not above 0.
     """
+    if not seconds > 0:
+        raise UsageError(f"{seconds:g} seconds measure nothing", mend="give seconds above 0: --seconds 2")
     if name in BACKENDS and name not in AUTO:
         raise UsageError(
             f"the backend '{name}' cannot be tuned: it has no threads to share out, and prepares every batch size",

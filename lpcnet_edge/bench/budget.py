@@ -171,9 +171,10 @@ def _confirm(measure: Measure, budget_ms: float, row: Row, confirmed: int) -> tu
 
 
 def _say(budget_ms: float, chosen: Candidate, p99_ms: float, best: Row, rows: Sequence[Row]) -> list[str]:
+    overlap = f", tiles overlap by {chosen.overlap_px} px" if chosen.tiles > 1 else " (the frame is resized to one)"
     says = [
-        f"{chosen.picked} of {chosen.tiles} tiles may go to stage 2, tiles overlap by {chosen.overlap_px} px, batches "
-        f"of up to {chosen.batch}: p99 {p99_ms:.1f} ms of {budget_ms:g} ms"
+        f"{chosen.picked} of {chosen.tiles} tiles may go to stage 2{overlap}, batches of up to {chosen.batch}: "
+        f"p99 {p99_ms:.1f} ms of {budget_ms:g} ms"
     ]
     if chosen.picked >= best.needed:
         says.append(f"the gate picks at most {best.needed} tile(s) of these frames, so all that it picks are seen")

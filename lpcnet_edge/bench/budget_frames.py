@@ -37,6 +37,8 @@ class FrameTimer:
         Opens a backend whose largest batch is as given; each is opened once and closed by :meth:`close`.
     gate
         Of the pipeline; decides only how many tiles are said to be needed.
+    framing
+        How frames become tiles, but for the overlap; None: as in ``run``.
     clock
         Seconds.
     """
@@ -47,9 +49,11 @@ class FrameTimer:
         images: tuple[Image, ...],
         open_with: Callable[[int], Backend],
         gate: Any = "auto",
+        framing: Framing | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._bundle, self._images, self._open_with, self._gate, self._clock = bundle, images, open_with, gate, clock
+        self._framing = framing
         self._opened: dict[int, Backend] = {}
         self._slots: dict[tuple[int, int], Slot] = {}
         self._next = 0
@@ -104,7 +108,8 @@ class FrameTimer:
 
     def _pipeline(self, overlap_px: int) -> Pipeline:
         height, width = self._images[0].shape[:2]
-        framing = replace(framing_for(height, width, self._bundle.manifest.tile_px), overlap_px=overlap_px)
+        framing = self._framing or framing_for(height, width, self._bundle.manifest.tile_px)
+        framing = replace(framing, overlap_px=overlap_px)
         return Pipeline(self._bundle, RunSettings(framing=framing, gate=self._gate), "bench")
 
     def _slot(self, batch: int, tiles: int) -> Slot:
@@ -145,11 +150,11 @@ def measure_budget(
 
         if bench.backend.name not in CPU_BACKENDS:
             batches = (max(batches),)  # the engine's own: it is not chosen here
-        timer = FrameTimer(bundle, images, open_with, options.gate)
+        timer = FrameTimer(bundle, images, open_with, options.gate, options.framing)
         try:
             overlaps = [
                 (overlap, tiles, timer.needs(max(batches), overlap, tiles))
-                for overlap, tiles in overlaps_for(largest, bundle.manifest.tile_px)
+                for overlap, tiles in overlaps_for(largest, bundle.manifest.tile_px, options.framing)
             ]
             with bench.sampler.phase("budget"):
                 found = find_budget(
@@ -176,9 +181,9 @@ def measure_budget(
     return {**record, **empty, "readings": bench.readings(), "budget": budget, "estimate": None}
 
 
-def overlaps_for(shape: tuple[int, ...], tile_px: int) -> list[tuple[int, int]]:
+def overlaps_for(shape: tuple[int, ...], tile_px: int, framing: Framing | None = None) -> list[tuple[int, int]]:
     """(overlap px, tiles a frame): half a tile, a quarter ... to none; of overlaps with equal tiles the largest."""
-    base = framing_for(shape[0], shape[1], tile_px)
+    base = framing or framing_for(shape[0], shape[1], tile_px)
     if base.mode == "resize":
         return [(base.overlap_px, 1)]
     by_tiles: dict[int, int] = {}

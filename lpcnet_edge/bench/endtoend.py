@@ -12,7 +12,7 @@ import numpy as np
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.bench.frames import Frames
 from lpcnet_edge.bench.statistics import drift, latency_summary, rates_over_time
-from lpcnet_edge.bench.timed import TimedBackend, TimedFiles, attribution, in_memory
+from lpcnet_edge.bench.timed import LEAST_FRAMES, TimedBackend, TimedFiles, attribution, in_memory
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BackendFailed
 from lpcnet_edge.runtime.framing import plan_tiles
@@ -23,8 +23,6 @@ from lpcnet_edge.runtime.sinks import SinkSettings, open_sinks
 
 LOAD = 0.8
 """Of what live running can do: frames come at this share of it, so that the queue stays short."""
-
-_LEAST_FRAMES = 8
 
 
 @dataclass
@@ -83,7 +81,7 @@ def measure_bulk(
     The attributed time is that of the thread that decides; frames are decoded beside it in a thread of their own, and
     ``waiting`` is what it waits for that.
     """
-    files = TimedFiles(frames.files, bundle.manifest.channels, 1 << 40, until_s=time.perf_counter() + seconds)
+    files = TimedFiles(frames.files, bundle.manifest.channels, 1 << 40, seconds=seconds)
     timed = TimedBackend(backend)
     done: list[float] = []
     parts: dict[str, float] = {}
@@ -120,7 +118,7 @@ def measure_bulk(
 
 def measure_memory(bundle: Bundle, backend: Backend, frames: Frames, settings: RunSettings, seconds: float) -> float:
     """Tiles a second of the pipeline over decoded frames with the gate off: the raw engine does the same arithmetic."""
-    off, source = replace(settings, gate="off"), in_memory(frames.images, seconds, _LEAST_FRAMES)
+    off, source = replace(settings, gate="off"), in_memory(frames.images, seconds, LEAST_FRAMES)
     with Session(bundle, [source], off, backend=lambda: TimedBackend(backend)) as session:
         for _ in session:
             pass
@@ -157,9 +155,9 @@ def _live(
     folder: Path,
 ) -> tuple[float, list[float], dict[str, float]]:
     """Frames a second; of each frame the ms from read to sunk; and by part the sums."""
-    count = 1 << 40 if period_s is None else max(_LEAST_FRAMES, int(seconds / period_s))
-    until_s = time.perf_counter() + seconds if period_s is None else None
-    files = TimedFiles(frames.files, bundle.manifest.channels, count, period_s=period_s, until_s=until_s)
+    count = 1 << 40 if period_s is None else max(LEAST_FRAMES, int(seconds / period_s))
+    limit_s = seconds if period_s is None else None
+    files = TimedFiles(frames.files, bundle.manifest.channels, count, period_s=period_s, seconds=limit_s)
     totals_ms: list[float] = []
     parts: dict[str, float] = {}
     names = {"localization": "stage1", "confidence": "stage2"}

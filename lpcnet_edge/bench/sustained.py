@@ -28,7 +28,7 @@ def measure_sustained(
     ``burst`` is the rate of the first tenth of the time, 30 s at most; ``sustained`` that of the last third.
     """
     started = time.perf_counter()
-    files = TimedFiles(bench.frames.files, bench.bundle.manifest.channels, 1 << 40, until_s=started + seconds)
+    files = TimedFiles(bench.frames.files, bench.bundle.manifest.channels, 1 << 40, seconds=seconds)
     done: list[float] = []
     first_sample = len(bench.sampler.samples)
     opener = lambda: TimedBackend(bench.backend)  # noqa: E731

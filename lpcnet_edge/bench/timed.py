@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,10 @@ from lpcnet_edge.types import Image
 
 PARTS = ("decode", "waiting", "tiling", "stage1", "gate", "stage2", "stitch", "decide", "sink")
 """What time is attributed to; ``rest`` is what none of them explains."""
+
+
+LEAST_FRAMES = 8
+"""Of a measurement, however slow the machine is."""
 
 
 class TimedBackend:
@@ -68,8 +73,8 @@ class TimedFiles:
         Frames in all.
     period_s
         A frame begins to be read every so often; None: as soon as there is room.
-    until_s
-        ``time.perf_counter`` after which no frame begins.
+    seconds
+        From the first frame on, after which no frame begins; ``LEAST_FRAMES`` come in any case.
     """
 
     def __init__(
@@ -79,16 +84,17 @@ class TimedFiles:
         most: int,
         *,
         period_s: float | None = None,
-        until_s: float | None = None,
+        seconds: float | None = None,
     ) -> None:
         self.decode_ms: list[float] = []
         self._files, self._channels, self._most = files, channels, most
-        self._period_s, self._until_s = period_s, until_s
+        self._period_s, self._seconds = period_s, seconds
 
     def __iter__(self) -> Iterator[Frame]:
         start_ns = time.monotonic_ns() + 10_000_000
+        until_s = math.inf if self._seconds is None else time.perf_counter() + self._seconds
         for number in range(self._most):
-            if self._until_s is not None and time.perf_counter() >= self._until_s:
+            if number >= LEAST_FRAMES and time.perf_counter() >= until_s:
                 return
             if self._period_s is not None:
                 due_ns = start_ns + int(number * self._period_s * 1e9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,17 +50,26 @@ def sqnr_db(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> f
 
 
 def sensitivity(
-    pair: OnnxPair, ranges: Mapping[str, float], tiles: NDArray[np.uint8], progress: Progress | None = None
+    pair: OnnxPair,
+    ranges: Mapping[str, float],
+    tiles: NDArray[np.uint8],
+    progress: Progress | None = None,
+    *,
+    only: Collection[str] | None = None,
 ) -> dict[str, float]:
-    """SQNR (dB) at the stage's logits with only that layer quantised, for every quantisable layer; lowest first."""
+    """SQNR (dB) at the stage's logits with only that layer quantised, for every quantisable layer; lowest first.
+
+    ``only`` names the layers to try, where not all.
+    """
     embedding = _run(pair.localization, "localization", tiles, None)[1]
     models = {"localization": pair.localization, "confidence": pair.confidence}
     layers = {stage: place(from_model(model)).convs for stage, model in models.items()}
-    total, done = sum(map(len, layers.values())), 0
+    tried = {stage: [name for name in names if only is None or name in only] for stage, names in layers.items()}
+    total, done = sum(map(len, tried.values())), 0
     found: dict[str, float] = {}
     for stage, model in models.items():
         wanted, _ = _run(model, stage, tiles, embedding)
-        for layer in layers[stage]:
+        for layer in tried[stage]:
             alone = quantise(model, ranges, [name for name in layers[stage] if name != layer])
             found[layer] = sqnr_db(wanted, _run(alone, stage, tiles, embedding)[0])
             done += 1

@@ -11,7 +11,7 @@ import onnx
 
 from lpcnet_edge.backends.graphs import from_model
 from lpcnet_edge.build.pair import OnnxPair
-from lpcnet_edge.build.quantise import place
+from lpcnet_edge.build.quantise import place, quantisable
 from lpcnet_edge.build.restore import sensitivity
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.check.causes import reference_stages, stages_of, stated_ranges
@@ -70,12 +70,17 @@ def layer_table(bundle: Bundle, tiles: Sequence[Image], progress: Callable[[int,
     uses = tensor_uses(reference, scales, chosen)
     models = {stage: onnx.load_model_from_string(data) for stage, data in reference.items()}
     ranges = {name: scale * LEVELS for own in scales.values() for name, scale in own.items()}
-    order = sensitivity(OnnxPair(**models), {**stated_ranges(bundle), **ranges}, np.stack(chosen), progress)
+    graphs = {stage: from_model(model) for stage, model in models.items()}
+    int8 = {  # as the files have it: an earlier build may have left layers in float that the rules now allow
+        stage: {node.name for node in quantisable(graph) if node.inputs[1].name in stages[stage].weights}
+        for stage, graph in graphs.items()
+    }
+    stated = {**stated_ranges(bundle), **ranges}
+    order = sensitivity(OnnxPair(**models), stated, np.stack(chosen), progress, only=set().union(*int8.values()))
     table = []
-    for stage, model in models.items():
-        graph = from_model(model)
+    for stage, graph in graphs.items():
         convs = set(place(graph).convs)
-        for layer in convs - set(manifest.stages[stage].float_layers):
+        for layer in int8[stage]:
             own = [name for name in place(graph, convs - {layer}).tensors if name in uses]
             if own:
                 tensor = min(own, key=lambda name: uses[name].sqnr_db)

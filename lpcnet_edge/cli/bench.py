@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED, add_json_option, phases, print_json, text_console
-from lpcnet_edge.cli.options import add_dataset_options, open_data
+from lpcnet_edge.cli.options import add_dataset_options, number, open_data, refuse_outputs
 from lpcnet_edge.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="its folder")
     parser.add_argument("--backend", default="auto", metavar="NAME", help="as in run; default auto")
     parser.add_argument("--batches", metavar="N,N", help="batch sizes of the stages, default 1 and the largest in use")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of each measurement, default 3")
+    parser.add_argument("--seconds", type=number, default=3.0, metavar="S", help="of each measurement, default 3")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="what is compared takes turns, default 3")
     parser.add_argument("--gate", default="auto", metavar="off|auto|T", help="of the pipeline, as in run")
     parser.add_argument("--framing", choices=("resize", "tile"), help="as in run")
@@ -36,12 +36,12 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--quick", action="store_true", help="a fast look")
     add_dataset_options(parser, required=False)
     group = parser.add_argument_group("instead, or besides")
-    group.add_argument("--sustained", type=float, metavar="MINUTES", help="besides: the pipeline for so long")
+    group.add_argument("--sustained", type=number, metavar="MINUTES", help="besides: the pipeline for so long")
     group.add_argument("--vs", type=Path, metavar="BUNDLE", help="two bundles in turn, the ratio pair by pair")
-    group.add_argument("--budget-ms", type=float, metavar="MS", help="overlap, picked tiles and batch that hold a p99")
+    group.add_argument("--budget-ms", type=number, metavar="MS", help="overlap, picked tiles and batch that hold a p99")
     group.add_argument("--estimate", metavar="DEVICE", help="a roofline: orin-nano, orin-nx, agx-orin ..., this-cpu")
     group.add_argument("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="two records")
-    group.add_argument("--max-slowdown", type=float, metavar="PERCENT", help="with --compare: exit code 1 beyond it")
+    group.add_argument("--max-slowdown", type=number, metavar="PERCENT", help="with --compare: exit code 1 beyond it")
     group = parser.add_argument_group("records")
     group.add_argument("--record", type=Path, metavar="FILE", help="write the JSON object")
     group.add_argument("--markdown", type=Path, metavar="FILE", help="write tables in Markdown")
@@ -62,9 +62,7 @@ def run_bench(args: argparse.Namespace) -> int:
     modes = [f"--{name.replace('_', '-')}" for name in _MODES if getattr(args, name) is not None]
     if len(modes) > 1:
         raise UsageError(f"{' and '.join(modes)} are separate measurements", mend="run them one after the other")
-    for out in (args.record, args.markdown, args.html):
-        if out is not None and not out.resolve().parent.is_dir():
-            raise UsageError(f"{out}: there is no folder {out.parent}", mend=f"mkdir -p {out.parent}")
+    refuse_outputs(args.record, args.markdown, args.html)
     from lpcnet_edge.bundle.read import open_bundle
 
     bundle = open_bundle(args.bundle, trusted_key=args.key)
@@ -72,13 +70,13 @@ def run_bench(args: argparse.Namespace) -> int:
     data, size_px = _data(args, bundle), _size(args.frame_size)
     with phases() as progress:
         record = _measure(args, bundle, data, options, size_px, progress)
-    _write(args, record)
-    if args.json:
-        print_json(record)
-    else:
+    if not args.json:  # first: a full disk must not cost what was measured
         from lpcnet_edge.bench.text import print_record
 
         print_record(record, text_console())
+    _write(args, record)
+    if args.json:
+        print_json(record)
     sustained = record["sustained"]
     return EXIT_INTERRUPTED if sustained and sustained["interrupted"] else 0
 
@@ -119,7 +117,7 @@ def _options(args: argparse.Namespace, bundle: Bundle) -> Options:
     from lpcnet_edge.runtime.pipeline import framing_for
 
     batches = None
-    if args.batches:
+    if args.batches is not None:
         try:
             batches = tuple(int(text) for text in args.batches.split(","))
         except ValueError as exc:
@@ -184,6 +182,12 @@ def _compare(args: argparse.Namespace) -> int:
 
     if args.bundle is not None:
         raise UsageError("--compare takes two records and no bundle", mend="leave the bundle out")
+    for name in (*_MODES, "data", "record", "markdown", "html"):
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"--compare measures nothing, {option} is given", mend=f"leave {option} out")
+    if args.max_slowdown is not None and args.max_slowdown < 0:
+        raise UsageError(f"--max-slowdown {args.max_slowdown:g}", mend="give percent, 0 or more")
     before, after = (read_record(path) for path in args.compare)
     found = compare(before, after, args.max_slowdown)
     if args.json:

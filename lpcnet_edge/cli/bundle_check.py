@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import add_json_option, phases, print_json, text_console
-from lpcnet_edge.cli.options import open_data, open_rules
+from lpcnet_edge.cli.options import number, open_data, open_rules, refuse_outputs
 from lpcnet_edge.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", metavar="NAME", help=_BACKEND_HELP)
     group.add_argument("--against", type=Path, metavar="BUNDLE", help="another bundle to compare with, too")
     group.add_argument("--limits", type=Path, metavar="YAML", help="what must hold (docs/checking.md)")
-    group.add_argument("--max-drop", type=float, metavar="POINTS", help="mIoU that may be lost")
+    group.add_argument("--max-drop", type=number, metavar="POINTS", help="mIoU that may be lost")
     group.add_argument("--max-new-escapes", type=int, metavar="N", help="defective parts that only the bundle passes")
     group.add_argument("--layers", action="store_true", help="what each quantised layer costs, the worst first")
     group.add_argument("--html", type=Path, metavar="FILE", help="write a report with pictures of the data")
@@ -66,9 +66,7 @@ def run_bundle_check(args: argparse.Namespace) -> int:
         raise UsageError("--stratum is for --weights", mend="leave it out: all strata of up to 32 values are reported")
     limits, bundle = _limits(args), open_bundle(args.bundle)
     other = open_bundle(args.against) if args.against else None
-    for out in (args.html, args.junit):
-        if out is not None and not out.resolve().parent.is_dir():
-            raise UsageError(f"{out}: there is no folder {out.parent}", mend=f"mkdir -p {out.parent}")
+    refuse_outputs(args.html, args.junit)
     if args.html:
         from lpcnet_edge.check.gallery import refuse_project_folders
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar
 from lpcnet_edge.cli.options import add_dataset_options, open_data
-from lpcnet_edge.errors import BadInput
+from lpcnet_edge.errors import BadInput, UsageError
 
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verbs to the command."""
     parser = verbs.add_parser("data", help="what a dataset holds, and what is wrong with it")
     add_dataset_options(parser, positional=True)
-    parser.add_argument("--splits", default="fold", metavar="KEY", help="what tells training from test, default fold")
+    parser.add_argument("--splits", metavar="KEY", help="what tells training from test, default fold")
     add_json_option(parser)
     parser.set_defaults(run=run_data)
 
@@ -45,7 +45,14 @@ def run_data(args: argparse.Namespace) -> int:
     """``lpcnet-edge data``"""
     from lpcnet_edge.datasets import describe
 
-    found = describe(open_data(args), args.splits)
+    data, splits = open_data(args), args.splits or "fold"
+    known = sorted({key for entry in data.entries for key in entry.strata})
+    if args.splits and splits not in known:
+        from lpcnet_edge.config import suggest
+
+        mend = suggest(splits, known) if known else "leave --splits out: these data have no strata"
+        raise UsageError(f"no image of {data.name} has the stratum '{splits}'", mend=mend)
+    found = describe(data, splits)
     bad = any(finding["severity"] == "error" for finding in found["findings"])
     if args.json:
         print_json(found)
@@ -57,7 +64,7 @@ def run_data(args: argparse.Namespace) -> int:
     for name, row in found["classes"].items():
         print(f"{name:<20}{row['images']:>10,}{row['pixels']:>16,}")
     for split, counts in found["splits"]["images"].items():
-        print(f"{args.splits} {split}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
+        print(f"{splits} {split}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
     for finding in found["findings"]:
         more = f" and {len(finding['names']) - 1} more" if len(finding["names"]) > 1 else ""
         print(f"{finding['severity']}: {finding['names'][0]}{more}: {finding['message']} (mend: {finding['mend']})")

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lpcnet_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from lpcnet_edge.decision import Rules
     from lpcnet_edge.types import Dataset
+
+
+def number(text: str) -> float:
+    """A finite number, as the type of an option: ``float`` would take nan and infinity, too."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return value
+
+
+def refuse_outputs(*files: Path | None) -> None:
+    """Raise ``UsageError`` for a file that cannot be written: before a verb's long work, and not after it."""
+    for out in files:
+        if out is None:
+            continue
+        folder = out.resolve().parent
+        if not folder.is_dir():
+            raise UsageError(f"{out}: there is no folder {out.parent}", mend=f"mkdir -p {out.parent}")
+        if out.is_dir():
+            raise UsageError(f"{out} is a folder", mend="name a file in it")
+        if not os.access(folder if not out.exists() or out.is_file() else out, os.W_OK):
+            raise UsageError(f"{out}: you may not write there", mend="name a file in a folder that you can write to")
 
 
 def add_dataset_options(parser: argparse.ArgumentParser, *, positional: bool = False, required: bool = True) -> None:
@@ -42,9 +68,9 @@ def open_data(args: argparse.Namespace, folds: list[str] | None = None) -> Datas
     return with_fold(dataset, set(folds)) if folds else dataset
 
 
-def add_rules_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--rules``."""
-    parser.add_argument("--rules", type=Path, metavar="YAML", help="verdict rules; by default any defect pixel rejects")
+def add_rules_option(parser: argparse.ArgumentParser, default: str = "any defect pixel rejects") -> None:
+    """Add ``--rules``; ``default`` says what holds without it."""
+    parser.add_argument("--rules", type=Path, metavar="YAML", help=f"verdict rules; by default {default}")
 
 
 def open_rules(args: argparse.Namespace) -> Rules | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import add_json_option, phases, print_json, progress_bar, text_console
-from lpcnet_edge.cli.options import add_rules_option, open_rules
+from lpcnet_edge.cli.options import add_rules_option, number, open_rules
 from lpcnet_edge.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings of the run (docs/running.md)")
     parser.add_argument("--gate", metavar="off|auto|T", help="tiles for stage 2: all, as the bundle says, or from T on")
     parser.add_argument("--framing", choices=("resize", "tile"), help="default: large frames are cut into tiles")
-    add_rules_option(parser)
+    add_rules_option(parser, "the bundle's")
     parser.add_argument("--live", action="store_true", help="one frame at a time, as for a camera")
-    parser.add_argument("--deadline-ms", type=float, metavar="MS", help="live: a later verdict is a reject")
+    parser.add_argument("--deadline-ms", type=number, metavar="MS", help="live: a later verdict is a reject")
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="verdict lines")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="one row a frame")
     parser.add_argument("--sqlite", type=Path, metavar="FILE", help="a database of verdicts and defects")
@@ -59,7 +59,7 @@ def add_verbs(verbs: Any) -> None:
     parser = verbs.add_parser("tune", help="find out how this machine runs a bundle fastest")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="its folder")
     parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for each choice, default 2")
+    parser.add_argument("--seconds", type=number, default=2.0, metavar="S", help="for each choice, default 2")
     add_json_option(parser)
     parser.set_defaults(run=run_tune)
 
@@ -72,6 +72,10 @@ def run_run(args: argparse.Namespace) -> int:
     from lpcnet_edge.runtime.sinks import open_sinks
 
     settings = _settings(args)
+    if args.backend == "null":
+        raise UsageError("the backend null computes nothing: every frame would pass", mend="it is for bench alone")
+    if args.parts and not settings.views:
+        raise UsageError("--parts is for views, and none are named", mend="name them in --config: views: [left, right]")
     bundle = open_bundle(args.bundle, trusted_key=args.key)
     if args.framing:
         from lpcnet_edge.runtime.pipeline import framing_for

@@ -17,6 +17,9 @@ from lpcnet_edge.types import Entry, Sample
 GENERATOR_VERSION = 1
 """Raised whenever the same settings, seed and index give other pixels: it is part of every digest."""
 
+MOST_FRAMES = 10_000_000
+"""What a list of them still fits in memory."""
+
 MIN_DEFECT_PX = 40
 """A frame's labelled defect covers at least this many pixels of its mask."""
 
@@ -66,8 +69,8 @@ class CarbonFabric:
             settings = replace(settings, height_px=height_px, width_px=width_px)
         if defect_share is not None:
             settings = replace(settings, defect_share=defect_share)
-        if count < 1:
-            raise BadConfig(f"count is {count}", mend="ask for one frame or more")
+        if not 1 <= count <= MOST_FRAMES:
+            raise BadConfig(f"count is {count}", mend=f"ask for 1 to {MOST_FRAMES:,} frames")
         plan_frame(settings, seed, 0)  # refuses a bad seed here rather than at the first read
         self.settings = settings
         self.seed = seed

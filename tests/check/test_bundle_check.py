@@ -6,12 +6,15 @@ import contextlib
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import jsonschema
+import numpy as np
+import onnx
 import pytest
 from spoiled import (
     STAGES,
@@ -25,8 +28,11 @@ from spoiled import (
     wrong_weights,
 )
 
+from lpcnet_edge.build.calibration_file import calibration_json, read_calibration
+from lpcnet_edge.build.quantise import CLASSIFIER, quantise
 from lpcnet_edge.bundle.read import Bundle
-from lpcnet_edge.check.opening import open_reference
+from lpcnet_edge.check.layers import layer_table
+from lpcnet_edge.check.opening import REFERENCE_FILES, open_reference
 from lpcnet_edge.cli import main
 
 DATA = "carbon-fabric:count=20,seed=77,size=128"
@@ -197,6 +203,23 @@ def test_layers_come_worst_first(sound: Said) -> None:
     assert len(sqnr) > 20
     assert {row["stage"] for row in layers} == {"localization", "confidence"}
     assert all(row["input_sqnr_db"] > 15 and row["saturated"] < 0.01 for row in layers)
+
+
+def test_layers_are_those_of_the_bundles_own_files(good: Bundle, tmp_path: Path) -> None:
+    """Built by earlier rules, which left in float what today's would quantise, and calibrated for those alone."""
+    model = onnx.load_model_from_string(good.read(REFERENCE_FILES[1]))
+    calibration = read_calibration(good.file("calibration.json"))
+    ranges = {name: tensor.range for name, tensor in calibration.tensors.items()}
+    unread = "stage2/decoder/up2/conv/relu"
+    fewer = replace(calibration, tensors={k: v for k, v in calibration.tensors.items() if k != unread})
+    earlier = {
+        STAGES[1]: quantise(model, ranges, [CLASSIFIER]).SerializeToString(),
+        "calibration.json": calibration_json(fewer).encode(),
+    }
+    layers = layer_table(rewritten(good, tmp_path / "earlier", earlier), [np.zeros((128, 128, 3), np.uint8)], None)
+    names = {row.layer for row in layers}
+    assert CLASSIFIER not in names
+    assert {"stage2/decoder/up2/conv", "stage1/stem/conv"} <= names
 
 
 def test_another_bundle_beside_it(good: Bundle, check: Check, tmp_path: Path) -> None:
