@@ -33,6 +33,7 @@ from peer_models import Peer, PeerSegmenter, export, fastest, peer_module, quant
 
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import open_backend
+from lpcnet_edge.bench.timed import TimedBackend
 from lpcnet_edge.bundle.manifest import GateSpec
 from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.check.evaluate import evaluate
@@ -51,7 +52,6 @@ from study_groups import Group, read_groups, record_paths
 from study_records import read_record
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pipeline import Kept
 
 LINE_DEFECTIVE = 0.01
 WORK = Path(__file__).resolve().parents[2] / ".peers" / "networks"
@@ -91,7 +91,7 @@ def mixes(data: Dataset, count: int) -> dict[str, list[Image]]:
 
 def session_rate(bundle: Bundle, backend: Backend, images: Sequence[Image], gate: Any) -> tuple[float, float]:
     """Images a second of a bulk run, and the share of tiles that stage 2 saw."""
-    with Session(bundle, [iter(images)], RunSettings(gate=gate), backend=lambda: Kept(backend)) as session:
+    with Session(bundle, [iter(images)], RunSettings(gate=gate), backend=lambda: TimedBackend(backend)) as session:
         for _ in session:
             pass
     totals = session.pipeline.totals
