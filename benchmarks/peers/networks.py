@@ -51,8 +51,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "accuracy"))
 from study_groups import Group, read_groups, record_paths
 from study_records import read_record
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 LINE_DEFECTIVE = 0.01
 WORK = Path(__file__).resolve().parents[2] / ".peers" / "networks"
 
