@@ -312,17 +312,18 @@ def test_what_progress_raises_ends_the_build_and_is_raised(capfd: pytest.Capture
 
 
 INTERRUPTED = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 import plan_graphs
 from lpcnet_edge.backends.tensorrt_build import build_plan
 
-told = []
+told, turn = [], threading.Lock()
 
 def report(share, phase):
-    told.append(share)
-    if len(told) == 20:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)  # the builder is busy here; the main thread must hear the signal meanwhile
+    with turn:  # the builder has several threads
+        told.append(share)
+        if len(told) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)  # the builder is busy here; the main thread must hear the signal meanwhile
 
 sizes = ((1, 64, 64), (4, 64, 64), (8, 64, 64))
 try:
