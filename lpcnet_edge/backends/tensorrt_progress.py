@@ -25,21 +25,24 @@ def run_interruptibly(work: Callable[[], T], cancelled: Event) -> T:
     raised then; a second one is raised at once.
     """
     outcome: Future[T] = Future()
+    ended = Event()  # an interrupted Thread.join takes the thread for dead in Python 3.10 to 3.12 (gh-90882)
 
     def run() -> None:
         try:
             outcome.set_result(work())
         except BaseException as exc:
             outcome.set_exception(exc)
+        finally:
+            ended.set()
 
     thread = Thread(target=run, name="build", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_LOOK_EVERY_S)
+        while not ended.wait(_LOOK_EVERY_S):
+            pass
     except BaseException:
         cancelled.set()
-        thread.join()
+        ended.wait()
         raise
     return outcome.result()
 
