@@ -207,7 +207,8 @@ def _mismatch(expected: str, value: object, where: str, path: str) -> BadConfig:
 
 
 def _not_among(options: list[str], value: object, where: str, path: str) -> BadConfig:
-    return BadConfig(f"{_place(where, path)}'{value}' is not a choice", mend=suggest(str(value), options))
+    shown = f"'{value}'" if isinstance(value, str) else _kind(value)
+    return BadConfig(f"{_place(where, path)}{shown} is not a choice", mend=suggest(str(value), options))
 
 
 def _kind(value: object) -> str:

@@ -24,7 +24,8 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _replace(path, content)
     except OSError as exc:
-        exc.filename, exc.filename2 = str(path), None  # that of the temporary file says nothing
+        if exc.errno is not None:
+            exc.filename, exc.filename2 = str(path), None  # that of the temporary file says nothing
         raise
 
 

@@ -223,6 +223,61 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(stream: str) -> None:
+    """`>&-` and `2>&-`: Python then has no such stream, and an error must not end up in the other."""
+    number = {"stdout": 1, "stderr": 2}[stream]
+    command = f'"{sys.executable}" -m lpcnet_edge.cli show nosuch {number}>&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: there is no bundle") is (stream == "stdout")
+
+
+def test_a_table_whose_reader_leaves_is_no_error() -> None:
+    code = "from lpcnet_edge.cli.console import text_console; text_console().print('x')"
+    code = f"import sys; from lpcnet_edge.cli import command\ndef show(args):\n    {code}\n    return 0\n" + (
+        "from lpcnet_edge.cli import doctor; doctor.run_doctor = show; sys.exit(command.main(['doctor']))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "mend"),
+    [
+        (
+            ["run", "b", "s", "--deadlin-ms", "5"],
+            "unrecognized arguments: --deadlin-ms 5",
+            "did you mean --deadline-ms?",
+        ),
+        (["run", "b", "s", "--deadline-ms", "nan"], "nan is no finite number", "lpcnet-edge run --help"),
+        (["run", "b", "s", "--backend", "null"], "computes nothing: every frame would pass", "bench alone"),
+        (["run", "b", "s", "--parts", "p"], "--parts is for views", "--config"),
+        (["tune", "b", "--seconds", "inf"], "inf is no finite number", "lpcnet-edge tune --help"),
+        (["bench", "b", "--sustained", "nan"], "nan is no finite number", "lpcnet-edge bench --help"),
+        (["bench", "b", "--html", "."], ". is a folder", "name a file in it"),
+        (["bench", "b", "--record", "no/such"], "there is no folder no", "mkdir -p no"),
+        (["bench", "--compare", "a", "b", "--record", "c"], "--compare measures nothing", "leave --record out"),
+        (["bench", "--compare", "a", "b", "--max-slowdown", "-1"], "--max-slowdown -1", "0 or more"),
+        (["check", "b", "--data", "d", "--max-drop", "nan"], "nan is no finite number", "lpcnet-edge check --help"),
+        (["data", "carbon-fabric:count=2,size=128", "--splits", "wave"], "stratum 'wave'", "did you mean 'weave'?"),
+        (["keygen", "--out", ""], "names no file", "--out keys/line4"),
+        (["calibrate", "gate", "b", "--data", "d", "--out", "o", "--alpha", "2"], "--alpha 2", "such as 0.05"),
+        (["calibrate", "gate", "b", "--data", "d", "--out", "o", "--backend", "null"], "computes nothing", "leave"),
+    ],
+)
+def test_wrong_use_is_told_before_any_work(
+    argv: list[str], message: str, mend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert message in said[0]
+    assert mend in said[1]
+
+
 def run_json(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
     """Run a verb with --json; standard output is exactly one object."""
     assert main([*argv, "--json"]) == code

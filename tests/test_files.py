@@ -31,3 +31,29 @@ def test_a_failure_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.Mo
         write_atomically(target, "new")
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    """A rename would have put a file in the place of a pipe, or of /dev/full."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(pipe, "text")
+        assert os.read(reading, 10) == b"text"
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(Path("/dev/full"), "text")
+    assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.parametrize("name", ["folder", "file/below"])
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises((IsADirectoryError, NotADirectoryError, FileExistsError)) as caught:
+        write_atomically(tmp_path / name, "text")
+    assert caught.value.filename == str(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]

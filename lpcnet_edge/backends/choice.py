@@ -68,7 +68,10 @@ def open_backend(
     if name == "auto":
         name = _first(bundle, wishes)
     if name not in BACKENDS:
-        raise UsageError(f"no backend is called '{name}'", mend=suggest(name, ["auto", *(known for known in BACKENDS if known != "null")]))
+        raise UsageError(
+            f"no backend is called '{name}'",
+            mend=suggest(name, ["auto", *(known for known in BACKENDS if known != "null")]),
+        )
     return BACKENDS[name](bundle, wishes)
 
 
@@ -150,6 +153,7 @@ holds what it opens: ``auto`` builds nothing. ``torch-cuda`` is for those who as
 
 def tuning_cache(bundle: Bundle, name: str) -> Path | None:
     """This machine's cache folder for the bundle on a CPU backend; None, with a warning, where none can be made."""
+    _need(name)
     if name == "openvino":
         from lpcnet_edge.backends.openvino_slots import OpenVinoBackend as Opened
 

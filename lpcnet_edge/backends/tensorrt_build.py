@@ -93,7 +93,9 @@ def build_plan(
         The parser or the builder refused, with the node where it named one.
     """
     library = load_library(module)
-    _check_target(library, compute_capability, timing_cache)
+    check_target(library, compute_capability)
+    if timing_cache is not None and library.branch.cache != "timing":
+        raise UsageError(f"{library.module} has no use for a timing cache", mend="leave it out")
     request = _Request(onnx_bytes, read_model(onnx_bytes), profiles, compute_capability, workspace_bytes, timing_cache)
     watch = Watch(progress)
 
@@ -161,7 +163,8 @@ def _build(library: Library, request: _Request, watch: Watch) -> Plan:
     return Plan(bytes(memory), inputs, outputs, time.perf_counter() - started, tuple(filter(None, notes)))
 
 
-def _check_target(library: Library, compute_capability: str | None, timing_cache: Path | None) -> None:
+def check_target(library: Library, compute_capability: str | None) -> None:
+    """Raise ``UsageError`` for a compute capability that the library does not build for."""
     ahead = library.branch.compute_capabilities
     if compute_capability is not None and ahead and compute_capability not in ahead:
         raise UsageError(
@@ -173,8 +176,6 @@ def _check_target(library: Library, compute_capability: str | None, timing_cache
             f"{library.module} builds for the GPU of its own machine, not for a compute capability by name",
             mend="leave the compute capability out, or use tensorrt_rtx",
         )
-    if timing_cache is not None and library.branch.cache != "timing":
-        raise UsageError(f"{library.module} has no use for a timing cache", mend="leave it out")
 
 
 def _load_timing_cache(library: Library, config: BuilderConfig, path: Path) -> str:

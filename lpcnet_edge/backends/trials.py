@@ -65,6 +65,7 @@ def tune(
         raise UsageError(f"no backend that can be tuned is called '{name}'", mend=suggest(name, ["auto", *AUTO]))
     if name == "auto":
         name = next((known for known in AUTO if find_spec(known) is not None), AUTO[0])
+    cache = tuning_cache(bundle, name)  # first: it may be refused
     choices = list(candidates(allowed_cpus()))
     trials = []
     steps = len(choices) + 1
@@ -91,7 +92,6 @@ def tune(
         for trial, column in zip(first, zip(*rates, strict=True), strict=True)
     ]
     best = max(settled, key=lambda trial: trial.tiles_per_s)
-    cache = tuning_cache(bundle, name)
     if cache is not None:
         save_tuning(cache, best.tuning)
     if progress is not None:

@@ -54,7 +54,8 @@ def measure_against(
             runs = {"a": BulkRuns(), "b": BulkRuns()}
             sides = {"a": (bundle, bench.backend), "b": (other, second)}
             for place in sides:  # the first run of each allocates
-                measure_bulk(*sides[place], bench.frames, settings, BulkRuns(), 0.2, bench.folder)
+                if not measure_bulk(*sides[place], bench.frames, settings, BulkRuns(), 0.2, bench.folder):
+                    raise KeyboardInterrupt
             for pair in range(pairs):
                 progress("pairs", pair, pairs)
                 for place in ("a", "b") if pair % 2 == 0 else ("b", "a"):

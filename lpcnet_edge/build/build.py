@@ -34,7 +34,7 @@ from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
 from lpcnet_edge.bundle.cache import cache_root
 from lpcnet_edge.bundle.manifest import Manifest, StageSpec
 from lpcnet_edge.bundle.model import tensor_specs
-from lpcnet_edge.bundle.write import write_bundle
+from lpcnet_edge.bundle.write import check_out, write_bundle
 from lpcnet_edge.errors import BadData, BuildFailed
 from lpcnet_edge.network.weights import load_network, weights_path
 from lpcnet_edge.types import Dataset, Segmenter
@@ -74,13 +74,21 @@ def build_bundle(
     BuildFailed
         Parity with torch is broken, or no INT8 form decides as float did.
     BadData
-        The calibration set is refused by lint.
+        The calibration set is refused by lint, or its images have other channels than the network takes.
     And whatever reading weights, data and bundle raises.
     """
     watch = _Watch(progress)
     progress = watch
     progress("loading", 0, 1)
+    check_out(out, sign_with=settings.sign_with)  # before an hour's work, not after it
     network = load_network(weights)
+    settings.rules.check_classes(network.classes)
+    if calibration_data.channels != network.channels:
+        raise BadData(
+            f"{calibration_data.name} has {calibration_data.channels} channel(s), the network {weights} takes "
+            f"{network.channels}",
+            mend=f"add --channels {network.channels}, or take weights that were trained on such images",
+        )
     digest = hashlib.sha256(weights_path(weights).read_bytes()).hexdigest()
     root = cache_root()
     progress("exporting", 0, 1)

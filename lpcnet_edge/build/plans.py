@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lpcnet_edge.backends.cuda_driver import cuda_driver
 from lpcnet_edge.backends.tensorrt import Library, load_library
-from lpcnet_edge.backends.tensorrt_build import WORKSPACE_BYTES, Plan, build_plan
+from lpcnet_edge.backends.tensorrt_build import WORKSPACE_BYTES, Plan, build_plan, check_target
 from lpcnet_edge.backends.tensorrt_network import ShapeRange
 from lpcnet_edge.backends.tensorrt_progress import Progress
 from lpcnet_edge.bundle.manifest import TensorSpec
@@ -93,12 +93,8 @@ def build_plans(
     ------
     As :func:`~lpcnet_edge.backends.tensorrt_build.build_plan`.
     """
-    library = load_library(module)
+    library, name, wanted = find_targets(module, compute_capabilities)
     runtime = module.replace("_", "-")
-    name, wanted = None, list(dict.fromkeys(compute_capabilities or ()))
-    if not wanted:
-        name, capability = _this_machine(library)
-        wanted = [capability]
     files: dict[str, bytes] = {}
     notes: list[str] = []
     seconds = 0.0
@@ -126,6 +122,22 @@ def build_plans(
         }
         files |= plan_files(runtime, library.version, device, plans, settings)
     return BuiltPlans(files, tuple(dict.fromkeys(notes)), seconds)
+
+
+def find_targets(module: str, compute_capabilities: Sequence[str] | None) -> tuple[Library, str | None, list[str]]:
+    """The library, the name of this machine's GPU where none is named, and the compute capabilities to build for.
+
+    Raises ``MissingLibrary``, ``MissingDevice``, or ``UsageError`` for a GPU that the library does not build for.
+    """
+    library = load_library(module)
+    wanted = list(dict.fromkeys(compute_capabilities or ()))
+    if not wanted:
+        name, capability = _this_machine(library)
+        check_target(library, _named(library, capability, name))
+        return library, name, [capability]
+    for capability in wanted:
+        check_target(library, capability)
+    return library, None, wanted
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,9 @@ def _this_machine(library: Library) -> tuple[str, str]:
         ahead = ", ".join(library.branch.compute_capabilities)
         raise MissingDevice(
             f"no NVIDIA GPU to build plans for: {found.error}",
-            mend=f"name the cards to build for: {ahead}" if ahead else "build them on the station that has the GPU",
+            mend=f"name the cards to build for with --sm: {ahead}"
+            if ahead
+            else "build them on the station that has the GPU",
         )
     return found.devices[0].name, found.devices[0].compute_capability
 

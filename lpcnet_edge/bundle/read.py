@@ -151,7 +151,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     try:
         mapping = parse(raw)
     except BadConfig as exc:
-        raise BadManifest(f"{place}: {shown(exc.message)}", mend=exc.mend) from exc
+        raise BadManifest(f"{place}: {shown(exc.message)}", mend=tree.COPY_MEND) from exc
     version = mapping.get("schema_version")
     if type(version) is not int:
         raise BadManifest(f"{place}: no schema_version, a whole number", mend="is this the manifest of a bundle?")
@@ -163,11 +163,11 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     try:
         manifest = from_mapping(Manifest, mapping, place)
     except BadConfig as exc:
-        raise BadManifest(shown(exc.message), mend=shown(exc.mend) if exc.mend else None) from exc
+        raise BadManifest(shown(exc.message), mend=tree.COPY_MEND) from exc
     try:
         manifest.check_files()
     except BadConfig as exc:
-        raise BadManifest(f"{place}: {exc.message}", mend=exc.mend) from exc
+        raise BadManifest(f"{place}: {exc.message}", mend=tree.COPY_MEND) from exc
     except ValueError as exc:
         raise UnsafeName(f"{place}: {exc}", mend="do not use this bundle; get it again from its source") from exc
     return manifest

@@ -39,6 +39,8 @@ def make_keys(prefix: Path) -> tuple[Path, Path]:
 
     Raises :class:`~lpcnet_edge.errors.UsageError` rather than replace a file that exists.
     """
+    if not prefix.name:
+        raise UsageError(f"'{prefix}' names no file", mend="give a prefix: --out keys/line4")
     private, public = (prefix.with_name(prefix.name + suffix) for suffix in (".key", ".pub"))
     for path in (private, public):
         if path.exists() or path.is_symlink():

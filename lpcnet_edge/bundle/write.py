@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lpcnet_edge.bundle import tree
 from lpcnet_edge.bundle.manifest import FileRecord, Manifest
@@ -20,6 +20,9 @@ from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.config import dump_yaml, to_mapping
 from lpcnet_edge.errors import BadBundle, BadConfig, BadManifest, NotABundle, UnlistedFile, UnsafeEntry, UsageError
 from lpcnet_edge.yamlfile import MAX_BYTES, load_yaml, parse
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -46,20 +49,15 @@ def write_bundle(
     Raises
     ------
     NotABundle
-        Something else stands at ``out``, or a bundle to which files were added; nothing is touched.
+        Something else stands at ``out``, or a bundle to which files were added, or ``out`` lies inside a bundle or in
+        no folder that can be written to; nothing is touched.
     BadBundle
         One of its kinds: what was asked for is no bundle that :func:`open_bundle` accepts.
     BadKey
         ``sign_with`` is no such key.
     """
     out = Path(out)
-    key = None
-    if sign_with is not None:
-        from lpcnet_edge.bundle.sign import load_private_key
-
-        key = load_private_key(sign_with)
-    if not out.name or out.name == "..":
-        raise UsageError(f"'{out}' names no folder to make", mend="give the bundle's own folder")
+    key = check_out(out, sign_with=sign_with)
     planned = _with_files(manifest, {name: FileRecord("0" * 64, 0) for name in files}, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tree.locked(out.parent):
@@ -78,6 +76,30 @@ def write_bundle(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # after the swap this is the old bundle
     return replace(bundle, path=out)
+
+
+def check_out(out: Path, *, sign_with: Path | None = None) -> Ed25519PrivateKey | None:
+    """Raise what :func:`write_bundle` would raise for this place and key, before any work is done for it.
+
+    Returns the key.
+    """
+    if not out.name or out.name == "..":
+        raise UsageError(f"'{out}' names no folder to make", mend="give the bundle's own folder")
+    for above in out.absolute().parents:
+        if (above / MANIFEST).exists():
+            raise NotABundle(
+                f"{out} lies inside the bundle {above}, and nothing is added to one", mend="give another --out"
+            )
+    there = next(above for above in out.absolute().parents if os.path.lexists(above))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "may not be written to" if there.is_dir() else "is no folder"
+        raise NotABundle(f"{out} cannot be made: {there} {what}", mend="give another --out")
+    _check_replaceable(out)
+    if sign_with is None:
+        return None
+    from lpcnet_edge.bundle.sign import load_private_key
+
+    return load_private_key(sign_with)
 
 
 def _with_files(manifest: Manifest, records: Mapping[str, FileRecord], out: Path) -> Manifest:

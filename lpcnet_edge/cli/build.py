@@ -92,10 +92,10 @@ def run_build(args: argparse.Namespace) -> int:
     plans = {args.backend.replace("-", "_"): tuple(args.sm or ())} if args.backend.startswith("tensorrt") else {}
     if args.sm and not plans:
         raise UsageError("--sm is for plans", mend="add --backend tensorrt-rtx")
-    for module in plans:  # before a minute's work, not after it
-        from lpcnet_edge.backends.tensorrt import load_library
+    for module, capabilities in plans.items():  # before a minute's work, not after it
+        from lpcnet_edge.build.plans import find_targets
 
-        load_library(module)
+        find_targets(module, capabilities)
     settings = BuildSettings(
         precision=args.precision or "int8",
         backend="onnxruntime" if args.backend == "onnxruntime" else "openvino",

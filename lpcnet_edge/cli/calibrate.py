@@ -136,12 +136,16 @@ def run_gate(args: argparse.Namespace) -> int:
     """``lpcnet-edge calibrate gate``"""
     from lpcnet_edge.backends.choice import open_backend
     from lpcnet_edge.bundle.read import open_bundle
+    from lpcnet_edge.bundle.write import check_out
     from lpcnet_edge.runtime.gate_calibration import calibrate_bundle, write_with_gate
     from lpcnet_edge.runtime.pipeline import framing_for
 
+    if args.backend == "null":
+        raise UsageError("the backend null computes nothing: its scores mean nothing", mend="leave --backend out")
     if args.min_defect_px < 1:
         raise UsageError(f"--min-defect-px {args.min_defect_px}", mend="a defective tile has 1 defect pixel or more")
     alpha = _alpha(args.alpha)
+    check_out(args.out, sign_with=args.key)
     bundle, data = open_bundle(args.bundle), open_data(args, args.fold)
     framing = framing_for(0, 0, bundle.manifest.tile_px, args.framing) if args.framing else None
     backend = open_backend(bundle, args.backend)
@@ -178,9 +182,14 @@ def _alpha(text: str) -> Any:
     if text == "auto":
         return text
     try:
-        return float(text)
-    except ValueError as exc:
-        raise UsageError(f"--alpha {text}: neither auto nor a number", mend="give a share such as 0.05") from exc
+        alpha = float(text)
+    except ValueError:
+        alpha = 0.0
+    if not 0 < alpha < 1:
+        raise UsageError(
+            f"--alpha {text}: neither auto nor a share", mend="give a share above 0 and below 1, such as 0.05"
+        )
+    return alpha
 
 
 def _look_at_source(args: argparse.Namespace, progress: Any) -> tuple[Looked, Looked | None]:

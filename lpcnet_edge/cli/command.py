@@ -33,6 +33,17 @@ _MENDS = {
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are errors of ours, printed in one place."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is left over here, where the verb is known, with the nearest option."""
+        known, extra = super().parse_known_args(args, namespace)
+        if extra:
+            import difflib
+
+            near = difflib.get_close_matches(extra[0].partition("=")[0], self._option_string_actions, n=1)
+            mend = f"did you mean {near[0]}? {self.prog} --help" if near else f"{self.prog} --help"
+            raise UsageError(f"unrecognized arguments: {' '.join(extra)}", mend=mend)
+        return known, extra
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, mend=f"{self.prog} --help")
 
@@ -75,6 +86,9 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (``sys.argv`` by default) and return its exit code."""
     silence_libraries()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: what is written there is lost, and nothing else
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, for as long as the process
     try:
         args = make_parser().parse_args(argv)
         code: int = args.run(args)
@@ -116,6 +130,9 @@ def _explain(exc: Any) -> tuple[str, str | None, int]:
         message = f"{exc.filename or 'reading or writing'}: {exc.strerror or exc}"
         return message, "check the path, its permissions and the disk", BadInput.exit_code
     text = " ".join(str(exc).split()) or "no message"
+    if isinstance(exc, MemoryError):
+        mend = "ask for less at a time (a smaller batch, frame or count), or use a machine with more memory"
+        return f"there is not enough memory: {text}", mend, LpcnetError.exit_code
     return (
         f"internal error: {type(exc).__name__}: {text}",
         "LPCNET_DEBUG=1 shows where; please report it",

@@ -39,8 +39,12 @@ def text_console() -> Console:
     """Where tables go: the terminal at its width, or a file or pipe at a width that cuts nothing short."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+    class TextConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # which has an exit code of its own; rich would end the process with 1
+
+    console = TextConsole()
+    return console if console.is_terminal else TextConsole(width=PIPE_WIDTH)
 
 
 @contextmanager

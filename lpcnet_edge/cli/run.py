@@ -292,7 +292,7 @@ def run_tune(args: argparse.Namespace) -> int:
         })  # fmt: skip
         return 0
     for trial in trials:
-        mark = "  <- kept" if trial is best else ""
+        mark = "  <- best" if trial is best else ""
         t = trial.tuning
         print(f"{t.threads} threads, {t.streams} streams, batch {t.batch:<3} {trial.tiles_per_s:8.1f} tiles/s{mark}")
     print(f"kept in {kept}: run takes it from now on" if kept else "nothing could be kept: there is no cache folder")

@@ -21,7 +21,7 @@ def add_verbs(verbs: Any) -> None:
         "--recipe", required=True, metavar="NAME", help="a packaged recipe, or the path of a .yaml file"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where weights, card and curves go")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
     parser.add_argument("--exclude-fold", nargs="+", default=[], metavar="N", help="folds to keep out of training")
     parser.add_argument("--validate-fold", metavar="N", help="one fold to keep out and to draw the curves with")
     parser.add_argument("--start", metavar="NAME", help="weights to begin with, such as carbon-fabric; default random")

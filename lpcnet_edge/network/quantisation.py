@@ -73,7 +73,10 @@ class QatSettings:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 2 or self.warmup_steps < 0:
-            raise BadConfig("steps must be at least 1, batch at least 2, warmup_steps at least 0")
+            raise BadConfig(
+                f"steps is {self.steps}, batch {self.batch}, warmup_steps {self.warmup_steps}",
+                mend="use at least 1 step, a batch of 2, and 0 steps of warm-up",
+            )
         if self.crop_px < TILE_MULTIPLE_PX or self.crop_px % TILE_MULTIPLE_PX:
             raise BadConfig(f"crop_px is {self.crop_px}", mend=f"use a positive multiple of {TILE_MULTIPLE_PX}")
         weights = (self.task, self.distil_classes, self.distil_heat)

@@ -15,6 +15,9 @@ from lpcnet_edge.network.config import TILE_MULTIPLE_PX
 from lpcnet_edge.network.drawn import DrawnKind
 from lpcnet_edge.network.losses import LossSettings
 
+LARGEST_SIDE_PX = 4096
+"""Of tiles and crops."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -89,10 +92,23 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, side in (("tile_px", self.tile_px), ("sampling.crop_px", self.sampling.crop_px)):
-            if side < TILE_MULTIPLE_PX or side % TILE_MULTIPLE_PX:
-                raise BadConfig(f"{name} is {side}", mend=f"use a positive multiple of {TILE_MULTIPLE_PX}")
+            if not 0 < side <= LARGEST_SIDE_PX or side % TILE_MULTIPLE_PX:
+                mend = f"use a positive multiple of {TILE_MULTIPLE_PX}, {LARGEST_SIDE_PX} at most"
+                raise BadConfig(f"{name} is {side}", mend=mend)
         if self.steps < 1 or self.sampling.batch < 2 or self.checkpoint_every < 1 or self.validate_every < 1:
-            raise BadConfig("steps, checkpoint_every and validate_every must be at least 1, sampling.batch at least 2")
+            raise BadConfig(
+                f"steps is {self.steps}, checkpoint_every {self.checkpoint_every}, "
+                f"validate_every {self.validate_every}, sampling.batch {self.sampling.batch}",
+                mend="use 1 or more, and 2 or more for the batch",
+            )
+        if self.seed < 0 or self.warmup_steps < 0:
+            raise BadConfig(f"seed is {self.seed}, warmup_steps {self.warmup_steps}", mend="use 0 or more")
+        if self.learning_rate <= 0 or self.clip_norm <= 0 or self.weight_decay < 0 or not 0 <= self.ema_decay < 1:
+            raise BadConfig(
+                f"learning_rate is {self.learning_rate:g}, clip_norm {self.clip_norm:g}, weight_decay "
+                f"{self.weight_decay:g}, ema_decay {self.ema_decay:g}",
+                mend="use rates and norms above 0, a decay of 0 or more, and an ema_decay from 0 to below 1",
+            )
         shares = (self.sampling.defect_share, self.augment.paste, self.augment.drawn)
         if not all(0 <= share <= 1 for share in shares):
             raise BadConfig(

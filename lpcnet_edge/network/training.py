@@ -187,6 +187,7 @@ def train(
     path = out_dir / "checkpoint.pt"
     if path.exists() and not resume:
         raise UsageError(f"{out_dir} holds a run already", mend="add --resume to go on with it, or use another folder")
+    out_dir.mkdir(parents=True, exist_ok=True)  # before the first step, not at the first checkpoint
     run = _Run(network, recipe)
     rows: list[dict[str, float]] = []
     first, spent = 0, 0.0

@@ -21,7 +21,7 @@ from lpcnet_edge.backends.null import NullBackend
 from lpcnet_edge.backends.trials import candidates, tune
 from lpcnet_edge.backends.tuning import Tuning, load_tuning, save_tuning
 from lpcnet_edge.bundle.read import Bundle
-from lpcnet_edge.errors import BackendFailed, MissingLibrary, StaleCache, UsageError
+from lpcnet_edge.errors import BackendFailed, MissingLibrary, StaleCache, UnsafeCache, UsageError
 
 TUNING = Tuning(threads=1, batch=4)
 
@@ -179,6 +179,12 @@ def test_tune_keeps_the_best(bundle: Bundle, tmp_path: Path, monkeypatch: pytest
     assert load_tuning(kept) == best.tuning
     with pytest.raises(UsageError, match="cannot be tuned"):
         tune(bundle, "null")
+    with pytest.raises(UsageError, match="measure nothing"):
+        tune(bundle, "onnxruntime", seconds=0)
+    assert load_tuning(kept) == best.tuning
+    (tmp_path / "cache").chmod(0o777)
+    with pytest.raises(UnsafeCache):  # before anything is measured
+        tune(bundle, "onnxruntime", seconds=1e9)
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 6, 64])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from lpcnet_edge.bench.budget import Candidate, find_budget
 from lpcnet_edge.bench.budget_frames import FrameTimer, overlaps_for
 from lpcnet_edge.bundle.manifest import Manifest
 from lpcnet_edge.bundle.read import Bundle
+from lpcnet_edge.runtime.framing import Framing
 
 OVERLAPS = [(16, 60, 6), (8, 40, 4), (0, 30, 3)]
 """(overlap px, tiles, tiles that the gate picks)."""
@@ -112,5 +112,17 @@ def test_frames_are_run_as_the_candidate_says(bundle: Bundle) -> None:
     timer.close()
 
 
-def test_a_frame_of_one_tile_has_one_overlap(tmp_path: Path) -> None:
+def test_a_frame_of_one_tile_has_one_overlap() -> None:
     assert overlaps_for((SIDE, SIDE), SIDE) == [(4, 1)]
+
+
+def test_the_framing_asked_for_is_the_one_measured(bundle: Bundle) -> None:
+    """A frame of two tiles along a side would be resized to one."""
+    backend = KnownBackend(bundle.manifest, clock := Clock())
+    shape = (2 * SIDE, 2 * SIDE)
+    cut = Framing("tile", SIDE, 0)
+    assert overlaps_for(shape, SIDE) == [(4, 1)]
+    assert (0, 4) in overlaps_for(shape, SIDE, cut)
+    timer = FrameTimer(bundle, (frame_of(1, *shape),), lambda batch: backend, framing=cut, clock=clock)
+    assert timer.latencies(Candidate(4, 0, 4, 2), 2) == pytest.approx([4 + 4.0 * 2] * 2)
+    timer.close()

@@ -150,6 +150,27 @@ def test_the_second_build_reuses_what_the_first_measured(int8: Built, workshop: 
     assert again.said["id"] == int8.said["id"]
 
 
+def test_what_would_fail_at_the_end_fails_at_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A place, a key, rules or channels that cannot be, before anything is exported."""
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "rules.yaml").write_text("per_class: {wrinkel: {count: 2}}")
+    frames = tmp_path / "frames"
+    assert main(["generate", "carbon-fabric", "--out", str(frames), "--count", "8", "--size", "128"]) == 0
+    data = ["--data", str(frames)]
+    for more, said in (
+        ([*data, "--out", str(tmp_path / "file")], "exists and is no folder"),
+        ([*data, "--key", str(tmp_path / "file")], "is no key in PEM form"),
+        ([*data, "--rules", str(tmp_path / "rules.yaml")], "did you mean 'wrinkle'?"),
+        ([*data, "--channels", "1"], "has 1 channel(s), the network carbon-fabric takes 3"),
+    ):
+        assert main(["build", "--weights", "carbon-fabric", "--out", str(tmp_path / "out"), *more]) == 3
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "cache" / "exports").exists()
+
+
 def test_float_builds_have_no_int8_in_them(workshop: Workshop, tmp_path: Path) -> None:
     fp32 = workshop.build(tmp_path / "fp32", "--fp32", "--backend", "onnxruntime")
     fp16 = workshop.build(tmp_path / "fp16", "--fp16", "--max-drop", "5")

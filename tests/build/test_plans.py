@@ -117,7 +117,9 @@ def test_this_machine_is_asked_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> N
         build(stages)
 
     monkeypatch.setattr(plans, "cuda_driver", lambda _: Cuda(None, None, (), "libcuda.so.1 is not there"))
-    with pytest.raises(MissingDevice, match=r"libcuda\.so\.1 is not there.*name the cards to build for: 7\.5"):
+    with pytest.raises(
+        MissingDevice, match=r"libcuda\.so\.1 is not there.*name the cards to build for with --sm: 7\.5"
+    ):
         build(stages)
 
 

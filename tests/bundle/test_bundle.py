@@ -126,7 +126,13 @@ def test_what_is_no_bundle_is_not_replaced(root: Path, tmp_path: Path) -> None:
             write_tiny(tmp_path / name)
     with pytest.raises(UsageError):
         write_tiny(tmp_path / "..")
+    for place in (root / "gated", root / "a" / "b"):
+        with pytest.raises(NotABundle, match="lies inside the bundle"):
+            write_tiny(place)
+    with pytest.raises(NotABundle, match="file is no folder"):
+        write_tiny(tmp_path / "file" / "below")
     assert digest_of(tmp_path) == before
+    open_bundle(root)
 
 
 @pytest.mark.parametrize("exchange", [True, False])

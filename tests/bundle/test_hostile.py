@@ -408,6 +408,17 @@ def test_no_bundle_at_all(make: Callable[[Path], object], tmp_path: Path, capsys
     refuse(tmp_path / "x", errors.NotABundle, capsys)
 
 
+@pytest.mark.parametrize("kept", [0, 60, 0.5])
+def test_a_truncated_manifest_is_to_be_copied_again(root: Path, kept: float) -> None:
+    """And not to be corrected by hand, as settings are."""
+    manifest = root / "bundle.yaml"
+    raw = manifest.read_bytes()
+    manifest.write_bytes(raw[: int(kept * len(raw)) if isinstance(kept, float) else kept] + b'"')
+    with pytest.raises(errors.BadManifest) as caught:
+        open_bundle(root)
+    assert caught.value.mend == "copy the bundle again, or build it again"
+
+
 @pytest.mark.parametrize("verb", [["show"], ["show", "--json"], ["sign", "--key"]])
 def test_every_verb_refuses(
     verb: list[str], root: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]

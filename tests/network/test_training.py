@@ -152,6 +152,14 @@ def test_weights_cross_between_grey_and_colour_and_other_classes() -> None:
         adopt_weights(LpcNet(preset("large", ("background", "a"), 3)), colour)
 
 
+def test_a_place_that_cannot_be_is_told_before_the_first_step(squares: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    watch = Watch()
+    with pytest.raises(FileExistsError, match="file"):
+        train(squares, RECIPE, tmp_path / "file", progress=watch)
+    assert not watch.steps
+
+
 def test_a_run_is_not_overwritten(squares: Dataset, tmp_path: Path) -> None:
     short = dataclasses.replace(RECIPE, steps=1)
     train(squares, short, tmp_path)
@@ -176,6 +184,15 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
     path.write_text("steps: 10\nsampling:\n  bach: 4\n")
     with pytest.raises(BadConfig, match=r"bach.*batch"):
         load_recipe(path)
-    path.write_text("tile_px: 250\n")
-    with pytest.raises(BadConfig, match="250"):
-        load_recipe(path)
+    for text, said in (
+        ("tile_px: 250", "tile_px is 250"),
+        ("sampling: {crop_px: 99968}", "crop_px is 99968"),
+        ("steps: 0", "steps is 0"),
+        ("seed: -1", "seed is -1"),
+        ("learning_rate: -1", "learning_rate is -1"),
+        ("ema_decay: 1", "ema_decay 1"),
+    ):
+        path.write_text(text)
+        with pytest.raises(BadConfig, match=said) as caught:
+            load_recipe(path)
+        assert caught.value.mend
