@@ -169,6 +169,12 @@ def test_missing_torch(verb: str) -> None:
         (CheckFailed("it fell", mend="look"), 1, "error: it fell\nmend: look\n"),
         (UsageError("no"), 2, "error: no\n"),
         (BadData("bad", mend="mend it"), 3, "error: bad\nmend: mend it\n"),
+        (BadData("a\nb.png is bad", mend="mend it"), 3, "error: a b.png is bad\nmend: mend it\n"),
+        (
+            MemoryError("Unable to allocate 30 TiB"),
+            1,
+            "error: there is not enough memory: Unable to allocate 30 TiB\nmend",
+        ),
         (MissingLibrary("gone"), 4, "error: gone\n"),
         (MissingDevice("gone"), 4, "error: gone\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
@@ -276,6 +282,15 @@ def test_wrong_use_is_told_before_any_work(
     said = capsys.readouterr().err.splitlines()
     assert message in said[0]
     assert mend in said[1]
+
+
+@pytest.mark.parametrize(
+    "argv", [["run", "B", "s", "--jsonl"], ["run", "B", "s", "--overlays"], ["bench", "B", "--record"]]
+)
+def test_nothing_is_written_into_a_bundle(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bundle.yaml").write_text("")
+    assert main([*argv, str(tmp_path / "here")]) == 2
+    assert "lies inside the bundle" in capsys.readouterr().err
 
 
 def run_json(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -112,9 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(exc: Exception) -> int:
     """Print an error as the user should read it; returns the exit code."""
     message, mend, code = _explain(exc)
-    print(f"error: {message}", file=sys.stderr)
-    if mend:
-        print(f"mend: {mend}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can be told on a full disk; the exit code still says it
+        for what, text in (("error", message), ("mend", mend)):
+            if text:
+                print(f"{what}: {' '.join(text.splitlines())}", file=sys.stderr)  # a file's name may hold a line break
+        sys.stderr.flush()
     return code
 
 

@@ -23,8 +23,17 @@ def number(text: str) -> float:
     return value
 
 
+def refuse_in_bundles(*outputs: Path | None) -> None:
+    """Raise ``UsageError`` for what would be written into a bundle: with a file more, it is refused ever after."""
+    for out in filter(None, outputs):
+        for above in out.resolve().parents:
+            if (above / "bundle.yaml").exists():
+                raise UsageError(f"{out} lies inside the bundle {above}", mend="write it beside the bundle")
+
+
 def refuse_outputs(*files: Path | None) -> None:
     """Raise ``UsageError`` for a file that cannot be written: before a verb's long work, and not after it."""
+    refuse_in_bundles(*files)
     for out in files:
         if out is None:
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import add_json_option, phases, print_json, progress_bar, text_console
-from lpcnet_edge.cli.options import add_rules_option, number, open_rules
+from lpcnet_edge.cli.options import add_rules_option, number, open_rules, refuse_in_bundles
 from lpcnet_edge.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def run_run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     if args.backend == "null":
         raise UsageError("the backend null computes nothing: every frame would pass", mend="it is for bench alone")
+    refuse_in_bundles(args.parts, args.journal, *(getattr(settings.sinks, name) for name in _OUTPUTS))
     if args.parts and not settings.views:
         raise UsageError("--parts is for views, and none are named", mend="name them in --config: views: [left, right]")
     bundle = open_bundle(args.bundle, trusted_key=args.key)

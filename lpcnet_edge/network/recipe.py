@@ -103,11 +103,11 @@ class Recipe:
             )
         if self.seed < 0 or self.warmup_steps < 0:
             raise BadConfig(f"seed is {self.seed}, warmup_steps {self.warmup_steps}", mend="use 0 or more")
-        if self.learning_rate <= 0 or self.clip_norm <= 0 or self.weight_decay < 0 or not 0 <= self.ema_decay < 1:
+        if self.learning_rate < 0 or self.clip_norm <= 0 or self.weight_decay < 0 or not 0 <= self.ema_decay < 1:
             raise BadConfig(
                 f"learning_rate is {self.learning_rate:g}, clip_norm {self.clip_norm:g}, weight_decay "
                 f"{self.weight_decay:g}, ema_decay {self.ema_decay:g}",
-                mend="use rates and norms above 0, a decay of 0 or more, and an ema_decay from 0 to below 1",
+                mend="use a rate and a decay of 0 or more, a norm above 0, and an ema_decay from 0 to below 1",
             )
         shares = (self.sampling.defect_share, self.augment.paste, self.augment.drawn)
         if not all(0 <= share <= 1 for share in shares):

@@ -16,8 +16,10 @@ from chromium import open_page
 from local_bundle import write_local
 
 from lpcnet_edge.bench import measure as measure_module
+from lpcnet_edge.bench import versus
 from lpcnet_edge.bench.compare import schema
 from lpcnet_edge.bench.frames import open_frames
+from lpcnet_edge.bench.options import Options, quick
 from lpcnet_edge.bench.timed import PARTS
 from lpcnet_edge.bundle.manifest import GateSpec
 from lpcnet_edge.bundle.read import Bundle
@@ -192,6 +194,12 @@ def test_sustained_stops_with_what_was_measured(bundle: Bundle) -> None:
     assert found["seconds"] < found["asked_s"] == 300
     assert found["frames"] > 0
     assert found["burst_frames_per_s"] > 0
+
+
+def test_an_interrupt_while_two_bundles_warm_up_ends_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versus, "measure_bulk", lambda *_: False)  # as where a signal ended the round
+    with pytest.raises(KeyboardInterrupt):
+        versus.measure_against(bundle, bundle, None, quick(Options(backend="null")))
 
 
 def test_the_onnxruntime_loop_is_named_as_what_it_is(bundle: Bundle) -> None:

@@ -47,7 +47,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 def run(work: Path, config: str, jsonl: Path, out: Path, limit: Callable[[], None] | None = None) -> tuple[int, str]:
     """The exit code and what is said of errors, with a CSV beside the JSONL that is whole in any case."""
-    command = [sys.executable, "-m", "lpcnet_edge.cli", "run", "bundle", "images", "--backend", "null", "--json"]
+    command = [sys.executable, "-m", "lpcnet_edge.cli", "run", "bundle", "images", "--backend", "onnxruntime", "--json"]
     done = subprocess.run(
         [*command, "--config", config, "--jsonl", str(jsonl), "--csv", str(out / "v.csv")],
         capture_output=True,
