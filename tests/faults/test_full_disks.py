@@ -92,9 +92,9 @@ def test_a_file_that_may_not_grow(work: Path, tmp_path: Path) -> None:
 
 def test_a_disk_that_fills_up_spills_to_another(work: Path, tmp_path: Path, tiny_disk: Path) -> None:
     code, errors = run(work, "keep.yaml", tiny_disk / "v.jsonl", tmp_path)
-    assert os.statvfs(tiny_disk).f_bfree == 0
     written, spilt = frames_in(tiny_disk / "v.jsonl"), frames_in(work / "spill" / "jsonl.spill.jsonl")
     assert code == 1
     assert len(written) > 10
+    assert spilt, "the disk was large enough"
     assert written + spilt == [f"{number}.png" for number in range(IMAGES)]
     assert f"{work / 'spill'}" in errors
