@@ -13,7 +13,7 @@ import numpy as np
 from lpcnet_edge.backends.base import Backend, Slot
 from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.bench.budget import CONFIRMED, SCREENED, Candidate, find_budget
-from lpcnet_edge.bench.opening import CPU_BACKENDS, header, kept_tuning, opened
+from lpcnet_edge.bench.opening import CPU_BACKENDS, header, kept_tuning, not_measured, opened
 from lpcnet_edge.bench.options import Options
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import UsageError
@@ -170,15 +170,7 @@ def measure_budget(
             timer.close()
         record = header(bench) | bench.stability({})
     budget = {"frame_px": [largest[1], largest[0]], **found.to_json()}
-    empty: dict[str, Any] = {
-        "stages": [],
-        "pipeline": None,
-        "raw_engine": None,
-        "ratio_to_raw": None,
-        "sustained": None,
-        "vs": None,
-    }
-    return {**record, **empty, "readings": bench.readings(), "budget": budget, "estimate": None}
+    return {**record, **not_measured(), "readings": bench.readings(), "budget": budget}
 
 
 def overlaps_for(shape: tuple[int, ...], tile_px: int, framing: Framing | None = None) -> list[tuple[int, int]]:

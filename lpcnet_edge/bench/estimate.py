@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lpcnet_edge.backends.engine import open_engine
 from lpcnet_edge.bench.devices import THIS_CPU, Device, device_called
-from lpcnet_edge.bench.opening import CPU_BACKENDS, Bench, header, opened
+from lpcnet_edge.bench.opening import CPU_BACKENDS, Bench, header, not_measured, opened
 from lpcnet_edge.bench.options import Options
 from lpcnet_edge.bench.roofline import Layer, layers_of
 from lpcnet_edge.bench.stages import STAGES, StageRun, filled_slots, measure_rate
@@ -53,9 +53,7 @@ def measure_estimate(
         progress("measuring this processor", 0, 1)
         found = estimate(bundle, name, max(options.batches or (bench.tuning.batch,)), bench)
         record = header(bench) | bench.stability({})
-    empty: dict[str, Any] = {"stages": [], "pipeline": None, "raw_engine": None, "ratio_to_raw": None}
-    empty |= {"sustained": None, "vs": None, "budget": None}
-    return {**record, **empty, "readings": bench.readings(), "estimate": found}
+    return {**record, **not_measured(), "readings": bench.readings(), "estimate": found}
 
 
 def estimate(bundle: Bundle, name: str, batch: int, bench: Bench | None) -> dict[str, Any]:

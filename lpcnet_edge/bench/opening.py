@@ -128,6 +128,12 @@ def header(bench: Bench) -> dict[str, Any]:
     }
 
 
+def not_measured() -> dict[str, Any]:
+    """The keys of a record for what a special measurement leaves out."""
+    left_out = ("pipeline", "raw_engine", "ratio_to_raw", "sustained", "vs", "budget", "estimate")
+    return {"stages": [], **dict.fromkeys(left_out)}
+
+
 def machine_facts(root: Path = machine.ROOT) -> dict[str, Any]:
     """This machine, as ``doctor`` sees it, and its power mode."""
     jetson = machine.jetson(root, None, machine.run_command(("nvpmodel", "-q")))

@@ -11,7 +11,7 @@ import numpy as np
 
 from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.bench.endtoend import BulkRuns, measure_bulk
-from lpcnet_edge.bench.opening import header, kept_tuning, opened
+from lpcnet_edge.bench.opening import header, kept_tuning, not_measured, opened
 from lpcnet_edge.bench.options import Options
 from lpcnet_edge.bench.statistics import paired_ratio
 from lpcnet_edge.bundle.read import Bundle
@@ -75,11 +75,4 @@ def measure_against(
         "frames_per_s": {"this": float(np.median(ours)), "other": float(np.median(theirs))},
         **paired_ratio(ours, theirs).to_json(),
     }
-    empty: dict[str, Any] = {
-        "stages": [],
-        "pipeline": None,
-        "raw_engine": None,
-        "ratio_to_raw": None,
-        "sustained": None,
-    }
-    return {**record, **empty, "readings": bench.readings(), "vs": versus, "budget": None, "estimate": None}
+    return {**record, **not_measured(), "readings": bench.readings(), "vs": versus}

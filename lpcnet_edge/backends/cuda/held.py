@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from math import prod
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +15,7 @@ from lpcnet_edge.backends.cuda.errors import closed
 from lpcnet_edge.errors import LpcnetError, UsageError
 
 
-class HeldDevice:
+class HeldDevice(ABC):
     """The owner: what is held of a device, newest given back first."""
 
     binding: str
@@ -53,19 +54,19 @@ class HeldDevice:
             if exc is None:  # else the first failure is the one to be told
                 raise
 
+    @abstractmethod
     def _drain(self) -> None:
         """Wait for all work, so that nothing is given back under it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _release(self) -> None:
         """Give the context back."""
-        raise NotImplementedError
 
 
 DeviceT = TypeVar("DeviceT", bound=HeldDevice)
 
 
-class Held(Generic[DeviceT]):
+class Held(ABC, Generic[DeviceT]):
     """Something of a device, counted from its making to its :meth:`close`."""
 
     kind: str
@@ -86,8 +87,9 @@ class Held(Generic[DeviceT]):
             self.device.ledger.remove(self.kind, self.nbytes)
             self._give_back()
 
+    @abstractmethod
     def _give_back(self) -> None:
-        raise NotImplementedError
+        """Let CUDA have it back."""
 
 
 class HeldPinned(Held[DeviceT]):
