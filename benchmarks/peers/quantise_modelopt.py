@@ -12,7 +12,8 @@ tiles, embedding = arrays["tiles"], arrays["embedding"]
 for stage in ("localization", "confidence"):
     feeds = {"pixels": tiles}
     if stage == "confidence":
-        feeds |= {"embedding": embedding, "picked": np.arange(len(tiles), dtype=np.int32)}
+        # It calibrates tile by tile wherever the batch is dynamic: of each such batch the one tile is picked.
+        feeds |= {"embedding": embedding, "picked": np.zeros(len(tiles), np.int32)}
     quantize(
         str(source / f"{stage}.onnx"),
         quantize_mode="int8",

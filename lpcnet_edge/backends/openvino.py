@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from lpcnet_edge.backends.doubling import double_by_rows
 from lpcnet_edge.backends.lowering import lower_for_cpu
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.backends.signal_stack import signal_stack_kept
@@ -41,8 +42,10 @@ def parts_of(proto: onnx.ModelProto, *, quantised: bool) -> list[tuple[onnx.Mode
 
     A quantised second stage becomes two, of which the second takes the first one's output. OpenVINO's code generator
     for elementwise chains takes the additions away from INT8 convolutions that could have fused them, so it is off for
-    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on.
+    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on. The logits are doubled as
+    :func:`~lpcnet_edge.backends.doubling.double_by_rows` says.
     """
+    proto = double_by_rows(proto)
     if not quantised:
         return [(proto, {})]
     if not any(_LOGITS in node.output for node in proto.graph.node):
