@@ -48,7 +48,8 @@ def decide(
 
     The arguments are those of :func:`find_defects`; they are trusted.
     """
-    found = _find(class_map, confidence_map, classes, rules)
+    # Most frames of a line are free, and seeing that takes a tenth of the time that looking for boxes does.
+    found = _find(class_map, confidence_map, classes, rules) if cv2.hasNonZero(class_map) else []
     if not found:
         return Verdict(part_id, "pass")
     rejects, reviews, counting = [], [], set()

@@ -50,7 +50,7 @@ class BulkRun:
                 continue
             work = self._pipeline.begin(item)
             if work.plan is not None and work.result is None:
-                yield from self._place(work, len(work.plan))
+                yield from self._place(work, work.tiles)
             self._filling.works.append(work)
             load = self._filling
             full = load.slot is not None and load.tiles >= load.slot.capacity

@@ -11,6 +11,10 @@ from lpcnet_edge.runtime.framing import TilePlan
 __all__ = ["BUCKETS", "Bucket", "buckets", "overload", "select", "uncertain"]
 
 
+_NONE = np.zeros(0, dtype=np.int32)
+_NONE.setflags(write=False)
+
+
 def select(scores: NDArray[np.floating], threshold: float | None, plan: TilePlan) -> NDArray[np.int32]:
     """The tiles that stage 2 must see: those that the gate does not clear, and the tiles that overlap them.
 
@@ -33,8 +37,8 @@ def select(scores: NDArray[np.floating], threshold: float | None, plan: TilePlan
     """
     if threshold is None:
         return np.arange(len(plan), dtype=np.int32)
-    suspect = np.flatnonzero(~(scores < threshold))
-    if suspect.size == 0 or suspect.size == len(plan):
+    suspect = (~(scores < threshold)).nonzero()[0]
+    if suspect.size == 0 or suspect.size == scores.size:
         return suspect.astype(np.int32)
     # A tile is picked where the block of its neighbours holds a suspect: a sum over a range of rows, then of columns.
     rows, columns = plan.grid.shape
@@ -65,5 +69,5 @@ def uncertain(scores: NDArray[np.floating], band: tuple[float, float] | None) ->
     and stage 2 finds free.
     """
     if band is None:
-        return np.zeros(0, dtype=np.int32)
+        return _NONE
     return np.flatnonzero((scores >= band[0]) & (scores < band[1])).astype(np.int32)

@@ -111,7 +111,7 @@ class LiveRun:
             assert work.plan is not None
             if not self._settle(backend, until_ns):
                 return pipeline.reject(work, "late: the engines are still busy with an earlier frame")
-            slot = self._slot_for(backend, len(work.plan))
+            slot = self._slot_for(backend, work.tiles)
             pipeline.write(work, slot, 0)
             self._stages(work, backend, slot, until_ns)
         except _Late:
@@ -128,7 +128,7 @@ class LiveRun:
     def _stages(self, work: Work, backend: Backend, slot: Slot, until_ns: int | None) -> None:
         assert work.plan is not None
         started = time.perf_counter()
-        self._run(1, work, backend, slot, len(work.plan), until_ns)
+        self._run(1, work, backend, slot, work.tiles, until_ns)
         between = time.perf_counter()
         work.latency_ms["localization"] = 1e3 * (between - started)
         picked = self._pipeline.gate([work], slot)

@@ -89,7 +89,7 @@ class Stitcher:
         self._dirty.clear()
         if scores is None:
             return
-        sure = np.rint(255 * (1 - np.clip(np.nan_to_num(scores, nan=1.0), 0, 1))).astype(np.uint8)
+        sure = np.rint(255 * (1 - np.fmax(np.fmin(scores, 1), 0))).astype(np.uint8)  # not a number counts as 1
         levels = sure.tolist()
         if min(levels) == max(levels) and self.plan.inspected is None and len(self._windows) == self.plan.grid.size:
             region = self.plan.region
