@@ -138,25 +138,21 @@ def _find(class_map: ClassMap, confidence_map: ConfidenceMap, classes: Sequence[
             inside = np.where(zone.mask(top, left, height, width), np.uint8(0), inside)
         masks = [zone.mask(top, left, height, width) for zone in judged]
         free = ~np.logical_or.reduce(masks) if masks else None
-        for index in range(1, len(classes)):
-            flags = inside == index
-            if not flags.any():
-                continue
+        for index, flags in _planes(inside):
             count, components, stats, _ = cv2.connectedComponentsWithStats(flags.view(np.uint8))
-            kept = np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= smallest) + 1
-            means = _means(components, flags, confidence, count)
+            means = _means(components, flags, confidence, count).tolist()
             touched = [_holds(components[mask], count) for mask in masks]
             outside = np.ones(count, dtype=np.bool_) if free is None else _holds(components[free], count)
-            for label, (x, y, wide, high, area), mean in zip(
-                kept.tolist(), stats[kept].tolist(), means[kept].tolist(), strict=True
-            ):
+            for label, (x, y, wide, high, area) in enumerate(stats.tolist()):
+                if label == 0 or area < smallest:
+                    continue
                 shape = components[y : y + high, x : x + wide] == label if rules.contours else None
                 defect = Defect(
                     name=classes[index],
                     box_px=(left + x, top + y, wide, high),
                     area_px=area,
                     area_mm2=None if rules.mm_per_px is None else area * rules.mm_per_px**2,
-                    confidence=mean / 255,
+                    confidence=means[label] / 255,
                     zones=tuple(zone.name for zone, hit in zip(judged, touched, strict=True) if hit[label]),
                     contour_px=None if shape is None else _contour(shape, top + y, left + x),
                 )
@@ -176,12 +172,25 @@ def _boxes(class_map: ClassMap) -> Iterator[tuple[int, int, int, int]]:
 
 def _runs(highest: NDArray[np.uint8]) -> list[list[int]]:
     """[start, end) of each run of values that are not 0, runs closer than ``GAP_PX`` being one."""
-    edges = np.flatnonzero(np.diff(highest != 0, prepend=False, append=False))
+    flags = np.zeros(len(highest) + 2, np.bool_)
+    np.not_equal(highest, 0, out=flags[1:-1])
+    edges = (flags[1:] != flags[:-1]).nonzero()[0]
     if edges.size > 2:
         apart = edges[2::2] - edges[1:-1:2] >= GAP_PX
         edges = np.concatenate([edges[:1], edges[1:-1][np.repeat(apart, 2)], edges[-1:]])
     runs: list[list[int]] = edges.reshape(-1, 2).tolist()
     return runs
+
+
+def _planes(inside: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Each defect class in a box, and where it is. The usual box holds one, and is then searched for no other."""
+    highest, pixels = int(inside.max()), cv2.countNonZero(inside)
+    for index in (highest, *range(1, highest)):
+        flags = inside == index
+        found = cv2.countNonZero(flags.view(np.uint8)) if pixels else 0
+        if found:
+            pixels -= found
+            yield index, flags
 
 
 def _means(
