@@ -139,7 +139,8 @@ def _find(class_map: ClassMap, confidence_map: ConfidenceMap, classes: Sequence[
         masks = [zone.mask(top, left, height, width) for zone in judged]
         free = ~np.logical_or.reduce(masks) if masks else None
         for index, flags in _planes(inside):
-            count, components, stats, _ = cv2.connectedComponentsWithStats(flags.view(np.uint8))
+            count, labels, stats, _ = cv2.connectedComponentsWithStats(flags.view(np.uint8))
+            components = np.asarray(labels, dtype=np.int32)
             means = _means(components, flags, confidence, count).tolist()
             touched = [_holds(components[mask], count) for mask in masks]
             outside = np.ones(count, dtype=np.bool_) if free is None else _holds(components[free], count)
