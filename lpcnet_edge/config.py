@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union
 from lpcnet_edge.errors import BadConfig
 from lpcnet_edge.yamlfile import dump_yaml, load_yaml
 
-__all__ = ["dump_yaml", "from_mapping", "load_config", "load_yaml", "suggest", "to_mapping"]
+__all__ = ["dump_yaml", "from_mapping", "load_config", "load_yaml", "refuse_non_finite", "suggest", "to_mapping"]
 
 T = TypeVar("T")
 
@@ -55,6 +56,21 @@ def to_mapping(obj: object) -> dict[str, Any]:
     if not dataclasses.is_dataclass(obj) or isinstance(obj, type):
         raise TypeError(f"expected a dataclass instance, found {type(obj).__name__}")
     return {f.name: _plain(getattr(obj, f.name)) for f in dataclasses.fields(obj) if f.init}
+
+
+def refuse_non_finite(settings: object) -> None:
+    """Raise ``ValueError`` naming the first field of a dataclass that is, or holds, nan or an infinity.
+
+    For ``__post_init__``: what is made in Python has not gone through :func:`from_mapping`, and nan, of which every
+    comparison is false, passes each bound that is written as ``if x < least``.
+    """
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]  # called by dataclasses on themselves
+        value = getattr(settings, field.name)
+        held = value if isinstance(value, tuple) else value.values() if isinstance(value, Mapping) else (value,)
+        for number in held:
+            if isinstance(number, float) and not math.isfinite(number):
+                null = ", or null" if field.default is None else ""
+                raise ValueError(f"{field.name} is {value}; it takes finite numbers{null}")
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
@@ -137,7 +153,7 @@ def _convert_scalar(hint: Any, value: Any, where: str, path: str) -> Any:
             raise _mismatch("a finite number", value, where, path)
         return float(value)
     if hint is Path and isinstance(value, str):
-        return Path(value)
+        return Path(os.fsdecode(value.encode("utf-8", "surrogatepass")))  # UTF-8 on the disk, as in the file
     if hint not in _NAMES:
         raise TypeError(f"{_place(where, path)}fields of type {hint!r} are not supported in settings")
     if hint is Path or type(value) is not hint:

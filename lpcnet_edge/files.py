@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves the old content or the new, and what JSON files can hold."""
+"""Writing files so that a killed process leaves the old content or the new; names of files as text; what JSON holds."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def name_as_text(name: str) -> str:
+    """A file's name as it stands in verdicts: UTF-8 whatever the locale, and ``\\xNN`` for a byte that is none."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def name_on_disk(text: str) -> str:
+    """The name of a file to write for a text: in UTF-8 whatever the locale."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def finite(value: Any) -> Any:

@@ -1,10 +1,10 @@
 """The doubling of stage 2's logits as OpenVINO computes it fast: one axis at a time, whole rows as vectors.
 
-OpenVINO vectorises an interpolation over channels, and six class planes fill a third of a vector: the doubling alone then
-takes a seventh of the INT8 network's time. Its interpolation of channels-last tensors is as fast as they have channels;
-with the rows of a plane declared channels, one axis is doubled, the planes are turned over, and the other axis follows.
-The class comes first in the result, so that the planes are parts of it and need no copy. Derived at load, never stored;
-the sums are the canonical file's in another order.
+OpenVINO vectorises an interpolation over channels, and six class planes fill a third of a vector: the doubling alone
+then takes a seventh of the INT8 network's time. With the rows of a plane declared channels of a channels-last tensor,
+vectors are full: one axis is doubled, the planes are turned over, and the other axis follows. The class comes first in
+the result, so that the planes are parts of it and need no copy. Derived at load, never stored; the sums are those of
+the canonical file in another order.
 """
 
 from __future__ import annotations

@@ -36,5 +36,15 @@ def silence_libraries() -> None:
         setattr(telemetry.Telemetry, name, _send_nothing)
 
 
+def silence_opencv() -> None:
+    """Keep OpenCV, and FFmpeg in it, from writing to standard error. Call before it is imported.
+
+    For our own command alone: each of its errors says there what is wrong, once, and another program's OpenCV is that
+    program's. Who wants their lines sets ``OPENCV_LOG_LEVEL=WARNING``, with OpenCV 4 ``OPENCV_FFMPEG_LOGLEVEL=24`` too.
+    """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; OpenCV 5 goes by the first for FFmpeg as well
+
+
 def _send_nothing(*_: object, **__: object) -> None:
     """Stands in for every sending method of ``openvino_telemetry.Telemetry``."""

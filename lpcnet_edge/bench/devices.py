@@ -11,7 +11,12 @@ THIS_CPU = "this-cpu"
 
 _INT8_OPS_A_CYCLE = 1024
 """Dense INT8 operations (2 a multiply-add) of one Ampere tensor core of Orin in a cycle. With it cores times clock give
-the data sheets' own figures: 20 dense TOPS of Orin Nano 8GB, half of AGX Orin's 170 sparse TOPS on its GPU."""
+the data sheets' own figures for the GPU alone: 10 and 20 dense TOPS of Orin Nano 4GB and 8GB; 25 and 30 of Orin NX 8GB
+and 16GB (35 and 50 with the DLAs' 10 and 20); half of AGX Orin 32GB's and 64GB's 108 and 170 sparse TOPS."""
+
+_NANO = "NVIDIA Jetson Orin Nano Series data sheet, DS-11105-001"
+_NX = "NVIDIA Jetson Orin NX Series data sheet, DS-10712-001 v1.7"
+_AGX = "NVIDIA Jetson AGX Orin Series data sheet, DS-10662-001 v1.8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ def _orin(name: str, cuda_cores: int, tensor_cores: int, mhz: float, gb_per_s: f
 
 
 DEVICES: dict[str, Device] = {
-    "orin-nano": _orin("Jetson Orin Nano 8GB", 1024, 32, 625, 68, "NVIDIA Jetson Orin Nano Series data sheet"),
+    "orin-nano-4gb": _orin("Jetson Orin Nano 4GB", 512, 16, 625, 34, _NANO),
+    "orin-nano": _orin("Jetson Orin Nano 8GB", 1024, 32, 625, 68, _NANO),
     "orin-nano-super": _orin(
         "Jetson Orin Nano 8GB in MAXN SUPER",
         1024,
@@ -69,16 +75,11 @@ DEVICES: dict[str, Device] = {
         102,
         "NVIDIA Jetson Orin Nano Super Developer Kit data sheet",
     ),
-    "orin-nx": _orin("Jetson Orin NX 16GB", 1024, 32, 918, 102.4, "NVIDIA Jetson Orin NX Series data sheet"),
-    "agx-orin-32gb": _orin("Jetson AGX Orin 32GB", 1792, 56, 930, 204.8, "NVIDIA Jetson AGX Orin Series data sheet"),
-    "agx-orin": _orin(
-        "Jetson AGX Orin 64GB",
-        2048,
-        64,
-        1300,
-        204.8,
-        "NVIDIA Jetson AGX Orin Series data sheet and Technical Brief 1.2",
-    ),
+    "orin-nx-8gb": _orin("Jetson Orin NX 8GB", 1024, 32, 765, 102, _NX),
+    "orin-nx": _orin("Jetson Orin NX 16GB", 1024, 32, 918, 102, _NX),
+    "orin-nx-super": _orin("Jetson Orin NX 8GB or 16GB in MAXN_SUPER", 1024, 32, 1173, 102, _NX),
+    "agx-orin-32gb": _orin("Jetson AGX Orin 32GB", 1792, 56, 939, 204.8, _AGX),
+    "agx-orin": _orin("Jetson AGX Orin 64GB", 2048, 64, 1300, 204.8, f"{_AGX}, and Technical Brief 1.2"),
 }
 
 

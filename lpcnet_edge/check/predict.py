@@ -19,7 +19,8 @@ from lpcnet_edge.check.evaluation import points
 from lpcnet_edge.check.walk import Progress, check_batch, predict_tiles
 from lpcnet_edge.datasets.folder import IMAGE_SUFFIXES, Folder
 from lpcnet_edge.decision import Rules, decide
-from lpcnet_edge.errors import BadData, BadInput, UsageError
+from lpcnet_edge.errors import BadData, BadInput
+from lpcnet_edge.files import name_as_text, name_on_disk
 from lpcnet_edge.imaging import overlay, read_image, resize_image, resize_mask
 from lpcnet_edge.metrics import confusion_matrix, defect_iou
 from lpcnet_edge.types import ClassMap, Image, Segmenter, Verdict
@@ -116,13 +117,13 @@ def predict_images(
     Raises
     ------
     UsageError
-        A path does not exist, a folder holds no image, or ``batch`` is below 1.
+        ``batch`` is below 1.
     BadConfig
         A rule names an unknown class.
     BadData
         A dataset's folders are not as they must be.
     BadInput
-        ``out_dir`` cannot be written to.
+        A path does not exist, a folder holds no image, or ``out_dir`` cannot be written to.
     """
     check_batch(batch)
     rules = rules or Rules()
@@ -145,7 +146,7 @@ def predict_images(
 def _find_all(paths: Sequence[Path], channels: int) -> list[_Item]:
     for path in paths:
         if not path.exists():
-            raise UsageError(f"{path} does not exist", mend="give an image file or a folder of images")
+            raise BadInput(f"{path} does not exist", mend="give an image file or a folder of images")
     if not paths:
         return []
     base = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
@@ -157,18 +158,18 @@ def _find(path: Path, base: Path, channels: int) -> Iterator[_Item]:
     if path.is_dir() and (path / "images").is_dir() and (path / "masks").is_dir():
         dataset = Folder(path, channels=channels)
         for index, entry in enumerate(dataset.entries):
-            name = (path / entry.name).relative_to(base).as_posix()
+            name = name_as_text((path / entry.name).relative_to(base).as_posix())
             yield _Item(name, entry.part, partial(_read_labelled, dataset, index))
         return
     if path.is_dir():
         folder = path / "images" if (path / "images").is_dir() else path
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise UsageError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})", mend="give the folder of images")
+            raise BadInput(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})", mend="give the folder of images")
     else:
         files = [path]
     for file in files:
-        name = file.relative_to(base).as_posix()
+        name = name_as_text(file.relative_to(base).as_posix())
         yield _Item(name, name, partial(_read_plain, file, channels))
 
 
@@ -244,7 +245,7 @@ class _Writer:
         try:
             self._lines.write(json.dumps(row.to_json()) + "\n")
             if picture is not None:
-                path = self._overlays / f"{row.name}.png"
+                path = self._overlays / name_on_disk(f"{row.name}.png")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         except OSError as exc:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from lpcnet_edge.check.first_use import MadeHere
 
 _METHODS = ("auto", "minmax", "percentile", "entropy", "mse")
+_FROM_WEIGHTS = (
+    *("weights", "out", "data", "channels", "images_root", "parts", "empty_masks", "grouping", "check_fold"),
+    *("check_data", "recipe", "method", "max_drop", "qat", "rules"),
+)
+"""What a build from weights takes and plans of a finished bundle do not: no default, so that what is given is known."""
+
 _BACKENDS = ("auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
@@ -40,10 +46,8 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--check-fold", nargs="+", metavar="N", help="folds to check on, not to calibrate with")
     parser.add_argument("--check-data", metavar="DATA", help="other data to check on")
     parser.add_argument("--recipe", type=Path, metavar="YAML", help="which tiles calibrate (docs/calibration.md)")
-    parser.add_argument(
-        "--method", choices=_METHODS, default="auto", metavar="NAME", help=f"{', '.join(_METHODS)}; default auto"
-    )
-    parser.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="mIoU that INT8 may lose, 0.5")
+    parser.add_argument("--method", choices=_METHODS, metavar="NAME", help=f"{', '.join(_METHODS)}; default auto")
+    parser.add_argument("--max-drop", type=float, metavar="POINTS", help="mIoU that INT8 may lose, 0.5")
     parser.add_argument(
         "--qat",
         nargs="?",
@@ -87,8 +91,10 @@ def run_build(args: argparse.Namespace) -> int:
         if args.precision not in (None, "int8"):
             raise UsageError(f"--qat is for INT8, --{args.precision} is given", mend="use --int8, or leave --qat out")
         options["qat"] = QatSettings() if args.qat is True else QatSettings(steps=args.qat)
-    if not 0 <= args.max_drop <= 100:
-        raise UsageError(f"--max-drop is {args.max_drop:g}", mend="give points of mIoU, 0 to 100")
+    if args.max_drop is not None:
+        if not 0 <= args.max_drop <= 100:
+            raise UsageError(f"--max-drop is {args.max_drop:g}", mend="give points of mIoU, 0 to 100")
+        options["max_drop"] = args.max_drop
     plans = {args.backend.replace("-", "_"): tuple(args.sm or ())} if args.backend.startswith("tensorrt") else {}
     if args.sm and not plans:
         raise UsageError("--sm is for plans", mend="add --backend tensorrt-rtx")
@@ -99,8 +105,7 @@ def run_build(args: argparse.Namespace) -> int:
     settings = BuildSettings(
         precision=args.precision or "int8",
         backend="onnxruntime" if args.backend == "onnxruntime" else "openvino",
-        method=args.method,
-        max_drop=args.max_drop,
+        method=args.method or "auto",
         rules=open_rules(args) or Rules(),
         sign_with=args.key,
         plans=plans,
@@ -145,12 +150,12 @@ def _build_from(args: argparse.Namespace) -> int:
     from lpcnet_edge.build.station import plans_for_station
     from lpcnet_edge.bundle.read import open_bundle
 
-    for name in ("weights", "out", "data", "check_fold", "check_data", "recipe", "rules", "qat"):
-        if getattr(args, name, None) is not None:
-            option = name.replace("_", "-")
-            raise UsageError(
-                f"--from takes everything from the bundle, --{option} is given", mend=f"leave --{option} out"
-            )
+    given = [f"--{name.replace('_', '-')}" for name in _FROM_WEIGHTS if getattr(args, name) is not None]
+    if given:
+        raise UsageError(
+            f"--from takes everything from the bundle, {', '.join(given)} {'is' if len(given) == 1 else 'are'} given",
+            mend=f"leave {'it' if len(given) == 1 else 'them'} out, or build anew from --weights",
+        )
     bundle = open_bundle(args.bundle, trusted_key=args.key)
     if args.precision not in (None, bundle.manifest.precision):
         raise UsageError(

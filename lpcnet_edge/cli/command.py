@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lpcnet_edge.backends.quiet import silence_libraries
+from lpcnet_edge.backends.quiet import silence_libraries, silence_opencv
 from lpcnet_edge.cli import bench, build, bundle, bundle_check, calibrate, doctor, judge, make, run, train
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED
 from lpcnet_edge.errors import BadInput, LpcnetError, MissingLibrary, UsageError
@@ -87,9 +89,11 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (``sys.argv`` by default) and return its exit code."""
     silence_libraries()
+    silence_opencv()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller: what is written there is lost, and nothing else
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, for as long as the process
+    _write_utf8()
     try:
         args = make_parser().parse_args(argv)
         code: int = args.run(args)
@@ -108,6 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         return _report(exc)
+
+
+def _write_utf8() -> None:
+    """Where the locale is ASCII, print UTF-8, as Python does where it chooses: the names of parts and files have it."""
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 def _report(exc: Exception) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import add_json_option, phases, print_json, progress_bar, text_console
 from lpcnet_edge.cli.options import add_rules_option, number, open_rules, refuse_in_bundles
-from lpcnet_edge.errors import CheckFailed, UsageError
+from lpcnet_edge.errors import BadConfig, CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from lpcnet_edge.backends.trials import Trial
@@ -81,7 +81,8 @@ def run_run(args: argparse.Namespace) -> int:
     if args.framing:
         from lpcnet_edge.runtime.pipeline import framing_for
 
-        settings = replace(settings, framing=framing_for(0, 0, bundle.manifest.tile_px, args.framing))
+        framing = settings.framing or framing_for(0, 0, bundle.manifest.tile_px)
+        settings = replace(settings, framing=replace(framing, mode=args.framing))
     if args.deadline_ms is not None and not args.live:
         raise UsageError("--deadline-ms is for live running", mend="add --live")
     if settings.build_at_first_use:
@@ -105,7 +106,9 @@ def run_run(args: argparse.Namespace) -> int:
             skip=journal.done if journal else (),
             on_part=parts.add,
         )
-        with session, open_sinks(outputs, bundle.manifest.classes) as sinks:
+        asked = settings.framing
+        region = asked.region if asked is not None and asked.mode == "resize" else None
+        with session, open_sinks(outputs, bundle.manifest.classes, region=region) as sinks:
             if journal:
                 journal.attach(sinks)
             if not args.json:
@@ -123,7 +126,22 @@ def run_run(args: argparse.Namespace) -> int:
     failed = session.pipeline.totals.refused["engine failed"]
     if failed:
         raise CheckFailed(f"{failed} frame(s) were rejected because the engines failed", mend="see their reasons above")
+    _refuse_uninspected(session, report)
     return 0
+
+
+def _refuse_uninspected(session: Session, report: Report) -> None:
+    """Raise ``BadConfig`` where not one frame could be inspected: settings or frames that fit nothing of each other."""
+    totals = session.pipeline.totals
+    refused = totals.refused["not inspected"]
+    if not refused or report.resumed or refused + totals.refused["unreadable"] < totals.frames:
+        return
+    reasons = (reason for result in report.shown for reason in result.verdict.reasons)
+    first = next((reason for reason in reasons if reason.startswith("not inspected")), "not inspected")
+    raise BadConfig(
+        f"none of {totals.frames} frame(s) was inspected, all are rejects; {first}",
+        mend="correct framing or the rules' zones, or inspect the frames that they were made for (docs/framing.md)",
+    )
 
 
 def _make_ready(bundle: Bundle, args: argparse.Namespace) -> None:

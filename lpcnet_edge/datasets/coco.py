@@ -80,5 +80,5 @@ def _find_root(path: Path, name: str) -> Path:
             return folder
     raise BadData(
         f"{path}: its first image {name} is in none of {', '.join(map(str, candidates))}",
-        mend="say which folder its file names start from (images_root)",
+        mend="say which folder its file names start from: --images-root DIR",
     )

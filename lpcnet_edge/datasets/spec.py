@@ -88,7 +88,7 @@ def _coco_file(path: Path) -> Path | None:
 def _settled(dataset: Dataset, channels: int | None) -> Dataset:
     """The dataset, whose channels are its own; asking for others is refused."""
     if channels not in (None, dataset.channels):
-        raise UsageError(f"{dataset.name} has channels={dataset.channels}, not {channels}", mend="leave channels out")
+        raise UsageError(f"{dataset.name} has channels={dataset.channels}, not {channels}", mend="leave --channels out")
     return dataset
 
 

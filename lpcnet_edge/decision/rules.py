@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.config import suggest
+from lpcnet_edge.config import refuse_non_finite, suggest
 from lpcnet_edge.errors import BadConfig
 from lpcnet_edge.types import Defect
 
@@ -38,6 +38,7 @@ class ClassRule:
     review_below: float = 0.0
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if self.min_area_px < 1:
             raise ValueError(f"min_area_px is {self.min_area_px}; the smallest area is 1")
         if self.min_area_mm2 < 0:
@@ -83,6 +84,7 @@ class Zone:
     per_class: Mapping[str, ClassRule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if (self.box_px is None) == (self.polygon_px is None):
             raise ValueError(f"the zone '{self.name}' has one of box_px and polygon_px")
         if self.box_px is not None and min(self.box_px[2:]) < 1:
@@ -119,6 +121,7 @@ class Rules:
     contours: bool = False
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if self.mm_per_px is not None and self.mm_per_px <= 0:
             raise ValueError(f"mm_per_px is {self.mm_per_px}; it is above 0")
         in_mm2 = any(rule.min_area_mm2 for rule in self.each())

@@ -13,12 +13,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.errors import BadConfig, BadInput
+from lpcnet_edge.errors import BadConfig, BadInput, UnreadableImage
 from lpcnet_edge.imaging import read_image, resize_image, resize_mask
 from lpcnet_edge.types import Image
 
 MAX_TILES = 1 << 16
 """A frame that is cut into more tiles than this is a mistake in the settings."""
+
+_PAINT = "paint what to inspect white (anything but 0) and the rest black"
 
 Mask = NDArray[np.uint8]
 """(H, W) uint8; 0 where nothing is inspected."""
@@ -141,6 +143,18 @@ class TilePlan:
         return near
 
 
+def check_mask(framing: Framing | None) -> None:
+    """Raise ``BadConfig`` for a mask that no frame can be inspected with: before a run, not at every frame of it."""
+    if framing is None or framing.inspect_mask is None:
+        return
+    try:
+        mask = read_image(framing.inspect_mask, 1)
+    except UnreadableImage as exc:
+        raise BadConfig(f"framing.inspect_mask: {exc.message}", mend=exc.mend) from exc
+    if not mask.any():
+        raise BadConfig(f"framing.inspect_mask: {framing.inspect_mask} is black all over", mend=_PAINT)
+
+
 @lru_cache(maxsize=32)
 def plan_tiles(height: int, width: int, framing: Framing) -> TilePlan:
     """The plan for frames of one size, made once.
@@ -197,7 +211,7 @@ def make_plan(height: int, width: int, framing: Framing, mask: Mask | None = Non
         if not keep.any():
             raise BadConfig(
                 "the mask of what to inspect leaves nothing of the frame",
-                mend="paint what to inspect white (anything but 0) and the rest black",
+                mend=_PAINT,
             )
     grid = np.full(len(row), -1, dtype=np.int32)
     grid[keep] = np.arange(np.count_nonzero(keep), dtype=np.int32)

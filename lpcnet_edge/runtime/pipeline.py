@@ -17,13 +17,10 @@ from lpcnet_edge.decision import ask_review, decide
 from lpcnet_edge.errors import BadConfig, BadInput, LpcnetError
 from lpcnet_edge.runtime.cascade import overload, select, uncertain
 from lpcnet_edge.runtime.framing import Framing, TilePlan, plan_tiles, write_tiles
-from lpcnet_edge.runtime.settings import RunSettings
+from lpcnet_edge.runtime.settings import MAX_SLOT_TILES, RunSettings
 from lpcnet_edge.runtime.sources.frame import Frame, Item
 from lpcnet_edge.runtime.stitching import Stitcher
 from lpcnet_edge.types import ClassMap, Verdict
-
-MAX_SLOT_TILES = 1024
-"""A frame of more tiles is refused: 256 px colour tiles take 0.4 MB of a slot each. 8192 x 6000 px are 999 of them."""
 
 TILED_FROM = 4
 """A frame of more than this many tiles along a side is cut up: resized to one tile, a defect would lose more than three

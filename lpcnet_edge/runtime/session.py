@@ -18,6 +18,7 @@ from lpcnet_edge.backends.isolated import IsolatedBackend
 from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.errors import UsageError
 from lpcnet_edge.runtime.bulk import BulkRun
+from lpcnet_edge.runtime.framing import check_mask
 from lpcnet_edge.runtime.inbox import Inbox
 from lpcnet_edge.runtime.live import LiveRun
 from lpcnet_edge.runtime.parts import PartJoiner
@@ -60,6 +61,8 @@ class Session:
     ------
     UsageError
         Several sources and not live, or another number of views than sources.
+    BadConfig
+        The mask of what to inspect cannot be read, or the settings do not fit the bundle.
     LpcnetError
         What opening a bundle, a backend or a source raises.
     """
@@ -79,6 +82,7 @@ class Session:
         self.settings = settings or RunSettings()
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self._check_views(len(sources))
+        check_mask(self.settings.framing)
         self._parts = PartJoiner(self.settings.views, self.settings.view_timeout_ms) if self.settings.views else None
         self._on_part = on_part or (lambda part: None)
         self._backend = backend
@@ -116,9 +120,12 @@ class Session:
         if threshold is None:
             return f"off{' in this bundle' if asked == 'auto' else ''}: stage 2 sees every tile"
         if asked == "auto":
+            sure, missed = "", "expected to be missed"
+            if gate.confidence is not None:
+                sure, missed = f"with {100 * gate.confidence:.6g} % confidence ", "missed"
             return (
-                f"scores from {threshold:.6g}: at most {100 * (gate.alpha or 0):.3g} % of defective parts are expected "
-                f"to be missed (calibrated on {gate.parts} parts)"
+                f"scores from {threshold:.6g}: {sure}at most {100 * (gate.alpha or 0):.3g} % of defective parts are "
+                f"{missed} (calibrated on {gate.parts} parts)"
             )
         return f"scores from {threshold:.6g}, given for this run: nothing is promised for it"
 
@@ -265,7 +272,8 @@ def inspect(
     source
         A folder, file, glob, camera or stream (``docs/sources.md``), or an iterable of arrays or frames.
     backend
-        ``auto``, ``openvino``, ``onnxruntime``.
+        ``auto``, ``openvino``, ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx``, ``torch-cuda``, or ``null``, which
+        computes nothing, for measuring (:data:`lpcnet_edge.backends.choice.BACKENDS`).
     settings
         Of the run; ``changes`` replace single ones, such as ``gate="off"`` or ``rules=Rules(...)``.
     live

@@ -6,10 +6,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lpcnet_edge.backends.cuda.settings import CudaSettings
+from lpcnet_edge.config import refuse_non_finite
 from lpcnet_edge.decision import Rules
 from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.sinks.settings import SinkSettings
 from lpcnet_edge.runtime.sources.settings import SourceSettings
+
+MAX_SLOT_TILES = 1024
+"""Tiles of one slot at most, and of one frame: 8192 x 6000 px are 999 of 256 px."""
+
+MAX_BULK_TILES = 4096
+"""Tiles of all slots at most: of 256 px and in colour they take 0.4 MB each, 1.6 GB in all; hundreds keep every core at
+work, and more only wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,7 @@ class LiveSettings:
     hang_s: float = 10.0
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if self.deadline_ms is not None and self.deadline_ms <= 0:
             raise ValueError(f"deadline_ms is {self.deadline_ms}; it is above 0, or null for none")
         if self.waiting < 1:
@@ -57,9 +66,10 @@ class BulkSettings:
     Attributes
     ----------
     slots
-        Sets of buffers in flight: one is filled while another is in stage 1 and a third in stage 2.
+        Sets of buffers in flight: one is filled while another is in stage 1 and a third in stage 2. At least 2.
     tiles
-        Tiles a slot holds at least; frames share it, and one that needs more gets a larger slot.
+        Tiles a slot holds at least, 1 to ``MAX_SLOT_TILES``; frames share it, and one that needs more gets a larger
+        slot. Slots times tiles are at most ``MAX_BULK_TILES``, since that memory is taken.
     linger_ms
         A slot that is not full goes on when no frame has come for so long.
     """
@@ -69,10 +79,15 @@ class BulkSettings:
     linger_ms: float = 50.0
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if self.slots < 2:
             raise ValueError(f"slots is {self.slots}; it takes 2, one to fill and one at work")
-        if self.tiles < 1 or self.linger_ms < 0:
-            raise ValueError("tiles is at least 1, and linger_ms not negative")
+        if not 1 <= self.tiles <= MAX_SLOT_TILES:
+            raise ValueError(f"tiles is {self.tiles}; a slot holds 1 to {MAX_SLOT_TILES}")
+        if self.slots * self.tiles > MAX_BULK_TILES:
+            raise ValueError(f"{self.slots} slots of {self.tiles} tiles are more than {MAX_BULK_TILES} tiles of memory")
+        if self.linger_ms < 0:
+            raise ValueError(f"linger_ms is {self.linger_ms}; it is 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +136,7 @@ class RunSettings:
     sinks: SinkSettings = field(default_factory=SinkSettings)
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if not isinstance(self.gate, str) and not 0 <= self.gate <= 1:
             raise ValueError(f"the gate's threshold is {self.gate}; it lies between 0 and 1")
         if self.budget_tiles is not None and self.budget_tiles < 1:

@@ -1,4 +1,4 @@
-"""The logits doubled row by row are those doubled at once: of every batch size, in float and INT8, as OpenVINO runs it."""
+"""The logits doubled row by row are those doubled at once, for every batch size, in float and INT8, on OpenVINO."""
 
 from __future__ import annotations
 

@@ -54,9 +54,21 @@ def test_the_slower_of_compute_and_memory_bounds() -> None:
 
 def test_devices_agree_with_the_sheets_own_dense_figures() -> None:
     """INT8 TOPS: 20 dense of Orin Nano 8GB, 67 sparse of it in MAXN SUPER, 170 sparse of AGX Orin's GPU."""
-    assert DEVICES["orin-nano"].int8_ops == pytest.approx(20e12, rel=0.03)
-    assert DEVICES["orin-nano-super"].int8_ops == pytest.approx(67e12 / 2, rel=0.03)
-    assert DEVICES["agx-orin"].int8_ops == pytest.approx(170e12 / 2, rel=0.03)
+    of_the_gpu = {
+        "orin-nano-4gb": 10,
+        "orin-nano": 20,
+        "orin-nano-super": 67 / 2,
+        "orin-nx-8gb": 35 - 20 / 2,  # without the DLAs', of which the sheet has the sparse figure
+        "orin-nx": 50 - 40 / 2,
+        "orin-nx-super": 78 - 80 / 2,
+        "agx-orin-32gb": 108 / 2,
+        "agx-orin": 170 / 2,
+    }
+    assert of_the_gpu.keys() == DEVICES.keys()
+    for name, tops in of_the_gpu.items():
+        assert DEVICES[name].int8_ops == pytest.approx(tops * 1e12, rel=0.03), name
+    for name, tflops in {"orin-nx-super": 2.40, "agx-orin": 5.3}.items():  # FP32 of the CUDA cores
+        assert DEVICES[name].vector_ops == pytest.approx(tflops * 1e12, rel=0.01), name
     assert all(device.sources for device in DEVICES.values())
     with pytest.raises(UsageError, match="orin-nono"):
         device_called("orin-nono")

@@ -333,6 +333,10 @@ WRONG = [
     (["--from", "nowhere"], 3, "there is no bundle at nowhere"),
     (["--from", "nowhere", "--weights", "carbon-fabric"], 2, "--from takes everything from the bundle, --weights"),
     (["--from", "nowhere", "--check-data", DATA], 2, "--check-data is given"),
+    (["--from", "nowhere", "--max-drop", "0.5"], 2, "--max-drop is given"),
+    (["--from", "x", "--method", "auto", "--channels", "1"], 2, "--channels, --method are given"),
+    (["--from", "x", "--images-root", ".", "--parts", "(.)"], 2, "--images-root, --parts are given"),
+    (["--from", "x", "--empty-masks", "keep", "--grouping", "index"], 2, "--empty-masks, --grouping are given"),
 ]
 
 

@@ -217,6 +217,21 @@ def test_the_gate_can_promise_exactly_its_least_alpha(parts: int) -> None:
         GateSpec("threshold", 0.5, least * 0.99, parts)
 
 
+@pytest.mark.parametrize("confidence", [0.01, 0.5, 0.95, 0.999])
+@pytest.mark.parametrize("parts", [1, 59, 299])
+def test_the_gate_can_promise_exactly_its_least_alpha_with_a_confidence(parts: int, confidence: float) -> None:
+    least = 1 - (1 - confidence) ** (1 / parts)
+    assert GateSpec("threshold", 0.5, least, parts, confidence).confidence == confidence
+    with pytest.raises(ValueError, match="alpha"):
+        GateSpec("threshold", 0.5, least * 0.99, parts, confidence)
+
+
+def test_a_gate_from_before_there_was_a_confidence_opens() -> None:
+    mapping = {"mode": "threshold", "threshold": 0.25, "alpha": 0.1, "parts": 9}
+    assert from_mapping(GateSpec, mapping, "there") == GateSpec("threshold", 0.25, 0.1, 9)
+    assert GateSpec("threshold", 0.25, 0.1, 10**400, 0.95).parts == 10**400  # too large for a float
+
+
 def test_the_manifest_survives_plain_data() -> None:
     manifest = tiny_manifest()
     mapping = json.loads(json.dumps(to_mapping(manifest)))

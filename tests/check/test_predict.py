@@ -146,9 +146,9 @@ def test_the_table_names_what_was_found(folder: Path, labelled: Path) -> None:
 
 
 def test_paths_that_hold_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(BadInput, match="does not exist"):
         predict_images(Reader(), [tmp_path / "nowhere"])
-    with pytest.raises(UsageError, match="holds no image"):
+    with pytest.raises(BadInput, match="holds no image"):
         predict_images(Reader(), [tmp_path])
     with pytest.raises(UsageError, match="batch of 0"):
         predict_images(Reader(), [tmp_path], batch=0)

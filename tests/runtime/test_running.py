@@ -179,6 +179,30 @@ def test_calibrate_gate_makes_a_new_bundle(work: Path, capsys: pytest.CaptureFix
     assert not Path("other").exists()
 
 
+def test_calibrate_gate_with_a_confidence(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled(work / "data", 80)
+    options = ["--data", "data", "--channels", "1", "--framing", "tile", "--backend", "onnxruntime"]
+    options += ["--confidence", "0.95"]
+    found = told(capsys, "calibrate", "gate", "engines/x", *options, "--alpha", "0.12", "--out", "new")
+    # 40 defective parts: P[Binomial(40, 0.12) <= 1] is 0.039 and <= 2 is 0.123, so 101 alone is missed.
+    assert (found["parts"], found["misses"], found["confidence"]) == (40, 1, 0.95)
+    assert found["threshold"] == pytest.approx(103 / 255)
+    assert any("With 95 % confidence" in line for line in found["guarantee"])
+    made = open_bundle("new")
+    assert made.manifest.gate.confidence == 0.95
+    assert "confidence" not in made.manifest.provenance["gate"]
+    said = told(capsys, "run", "new", "images")["gate"]["says"]
+    assert "with 95 % confidence at most 12 % of defective parts are missed (calibrated on 40 parts)" in said
+    assert main(["show", "new"]) == 0
+    assert "alpha 0.12 on 40 parts, confidence 0.95" in capsys.readouterr().out
+    found = told(capsys, "calibrate", "gate", "engines/x", *options, "--out", "auto")
+    assert found["alpha"] == pytest.approx(1 - 0.05 ** (1 / 40))
+    assert any("0.01 takes 299 defective parts" in line for line in found["guarantee"])
+    assert main(["calibrate", "gate", "engines/x", *options, "--alpha", "0.05", "--out", "other"]) == 2
+    assert "bring 59 defective parts" in capsys.readouterr().err
+    assert not Path("other").exists()
+
+
 def verdict(part: str, outcome: Any = "pass") -> Verdict:
     return Verdict(part, outcome, () if outcome == "pass" else ("a scratch",))
 

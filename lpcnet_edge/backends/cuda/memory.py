@@ -46,7 +46,10 @@ class TileShape:
 def memory_mode(asked: CudaSettings, properties: Properties) -> MemoryMode:
     """``staged`` or ``mapped``; raises ``UsageError`` where mapped memory was asked for and the device has none."""
     if asked.memory == "mapped" and not properties.maps_host:
-        raise UsageError(f"{properties.name} cannot map the host's memory", mend="use memory: staged, or auto")
+        raise UsageError(
+            f"{properties.name} cannot map the host's memory",
+            mend="use --memory staged or auto (cuda.memory in --config)",
+        )
     if asked.memory == "auto":
         return "mapped" if properties.integrated and properties.maps_host else "staged"
     return asked.memory

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from lpcnet_edge.errors import SinkFailed
+from lpcnet_edge.runtime.framing import Region
 from lpcnet_edge.runtime.sinks.base import Sink, encode_line, record_line
 from lpcnet_edge.runtime.sinks.lines import CsvSink, JsonlSink, frames_written
 from lpcnet_edge.runtime.sinks.pictures import CallbackSink, MaskSink, OverlaySink, draw_verdict
@@ -86,6 +87,7 @@ def open_sinks(
     settings: SinkSettings,
     classes: Sequence[str],
     *,
+    region: Region | None = None,
     callback: Callable[[Item, Verdict, ClassMap | None], None] | None = None,
     extra: Sequence[Sink] = (),
 ) -> Sinks:
@@ -97,6 +99,8 @@ def open_sinks(
         Files and folders.
     classes
         Class names by index, for the colours of overlays.
+    region
+        What class maps stand for where frames are resized and not all of a frame is inspected.
     callback
         Called once per frame from a thread of its own.
     extra
@@ -114,7 +118,7 @@ def open_sinks(
             sinks.append(MaskSink(settings.masks))
         if settings.overlays is not None:
             picture, of = settings.overlay_format, settings.overlay_of
-            sinks.append(OverlaySink(settings.overlays, classes, picture=picture, of=of))
+            sinks.append(OverlaySink(settings.overlays, classes, picture=picture, of=of, region=region))
         if callback is not None:
             sinks.append(CallbackSink(callback))
     except SinkFailed:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcnet_edge.errors import SinkFailed
-from lpcnet_edge.imaging import PALETTE, overlay
+from lpcnet_edge.imaging import PALETTE, overlay, resize_mask
+from lpcnet_edge.runtime.framing import Region
 from lpcnet_edge.runtime.sinks.base import Sink
 from lpcnet_edge.runtime.sources.frame import Frame, Item
 from lpcnet_edge.types import ClassMap, Image, Verdict
@@ -33,8 +34,8 @@ def picture_path(folder: Path, name: str, suffix: str) -> Path:
         raw = part.encode("utf-8", "surrogateescape")
         if len(raw) > _LONGEST:
             digest = hashlib.sha256(raw).hexdigest()[:12]
-            part = f"{raw[: _LONGEST - 13].decode('utf-8', 'ignore')}-{digest}"
-        parts.append("__" if part == ".." else part)
+            raw = f"{raw[: _LONGEST - 13].decode('utf-8', 'ignore')}-{digest}".encode()
+        parts.append("__" if part == ".." else os.fsdecode(raw))  # UTF-8 on the disk, whatever the locale says
     target = folder.joinpath(*(parts or ["frame"]))
     return target.with_name(target.name + suffix)
 
@@ -104,7 +105,7 @@ class MaskSink(_PictureSink):
 class OverlaySink(_PictureSink):
     """Each frame that could be read, with what was found: ``<frame>.jpg`` or ``.png``, whole or not at all.
 
-    ``classes``: class names by index, for the colours.
+    ``classes``: class names by index, for the colours. ``region``: as in :func:`draw_verdict`.
     """
 
     kind = "overlays"
@@ -116,26 +117,40 @@ class OverlaySink(_PictureSink):
         *,
         picture: Literal["jpg", "png"] = "jpg",
         of: Literal["all", "not-passed"] = "all",
+        region: Region | None = None,
     ) -> None:
         options = (cv2.IMWRITE_JPEG_QUALITY, 90) if picture == "jpg" else (cv2.IMWRITE_PNG_COMPRESSION, 1)
         super().__init__(folder, f".{picture}", options)
         self._classes = classes
         self._all = of == "all"
+        self._region = region
 
     def _draw(self, item: Item, verdict: Verdict, classes: ClassMap | None) -> Image | None:
         if not isinstance(item, Frame) or (verdict.outcome == "pass" and not self._all):
             return None
-        return draw_verdict(item.pixels, verdict, classes, self._classes)
+        return draw_verdict(item.pixels, verdict, classes, self._classes, self._region)
 
 
 def draw_verdict(
-    image: Image, verdict: Verdict, class_map: ClassMap | None, classes: Sequence[str]
+    image: Image,
+    verdict: Verdict,
+    class_map: ClassMap | None,
+    classes: Sequence[str],
+    region: Region | None = None,
 ) -> NDArray[np.uint8]:
     """An image with tinted defects, their contours and labels, and the verdict in the corner: (H, W, 3) BGR.
 
-    Where there is no class map, boxes stand for contours. Text is light on dark, so it reads on any grey.
+    A class map of another size than the image's, as that of a frame that was resized to a tile, is stretched over the
+    image, or over ``region`` of it where that alone was resized. Where there is no class map, boxes stand for contours.
+    Text is light on dark, so it reads on any grey.
     """
-    flat = class_map if class_map is not None else np.zeros(image.shape[:2], np.uint8)
+    flat = np.zeros(image.shape[:2], np.uint8)
+    area = region or Region(0, 0, *image.shape[:2])
+    zoom_y = zoom_x = 1.0
+    if class_map is not None:
+        zoom_y, zoom_x = area.height / class_map.shape[0], area.width / class_map.shape[1]
+        stretched = resize_mask(class_map, area.height, area.width)
+        flat[area.y : area.y + area.height, area.x : area.x + area.width] = stretched
     canvas = overlay(image, flat)
     height = max(11, min(canvas.shape[:2]) // 40)  # of a line of text, px
     placed: list[tuple[int, int, int, int]] = []
@@ -143,6 +158,8 @@ def draw_verdict(
         index = classes.index(defect.name) if defect.name in classes else 1
         colour = PALETTE[index % len(PALETTE)]
         x, y, width, tall = defect.box_px
+        if class_map is not None:
+            x, y, tall = area.x + round(x * zoom_x), area.y + round(y * zoom_y), round(tall * zoom_y)
         if class_map is None:
             cv2.rectangle(canvas, (x, y), (x + width - 1, y + tall - 1), colour, 1)
         below = y - height - 4 < 0

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lpcnet_edge.config import refuse_non_finite
+
 
 @dataclass(frozen=True, slots=True)
 class DeliverySettings:
@@ -43,6 +45,7 @@ class DeliverySettings:
     close_s: float = 5.0
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if self.queue_records < 1 or self.backlog_records < 1:
             raise ValueError("queue_records and backlog_records are at least 1")
         if not 0 < self.retry_first_s <= self.retry_largest_s:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcnet_edge.errors import LpcnetError, MissingDevice, UnreadableImage, UsageError
+from lpcnet_edge.files import name_as_text
 from lpcnet_edge.runtime.sources.correction import Correction
 from lpcnet_edge.runtime.sources.frame import BadFrame, Frame, Item
 from lpcnet_edge.runtime.sources.pixels import to_channels
@@ -54,7 +55,7 @@ class Source(ABC):
     def __init__(self, name: str, channels: int, settings: SourceSettings, part_id: PartNamer | None) -> None:
         if channels not in (1, 3):
             raise UsageError(f"a source of {channels} channels was asked for", mend="give 1 (grey) or 3 (BGR)")
-        self.name = settings.name or name
+        self.name = name_as_text(settings.name or name)
         self.channels = channels
         self.settings = settings
         self._part_id = part_id
@@ -237,7 +238,7 @@ class LiveSource(Source):
                 if rule.attempts is not None and tried >= rule.attempts:
                     raise MissingDevice(
                         f"source {self.name} was lost ({self._lost}) and {tried} attempts did not bring it back: {exc}",
-                        mend="look at its power, cable and network; reconnect.attempts: null tries for ever",
+                        mend="look at its power, cable and network; source.reconnect.attempts: null tries for ever",
                     ) from exc
                 pause_s = min(2 * pause_s, rule.largest_s)
             else:

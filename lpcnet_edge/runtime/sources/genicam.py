@@ -47,7 +47,7 @@ class GenicamSource(LiveSource):
     def trigger(self) -> None:
         """Take one frame now (``trigger: software``); raises ``MissingDevice`` while the camera is lost."""
         if self.settings.camera.trigger != "software":
-            raise UsageError(f"camera {self.name} has no software trigger", mend="set camera.trigger: software")
+            raise UsageError(f"camera {self.name} has no software trigger", mend="set source.camera.trigger: software")
         with self._in_use:
             if self._camera is None:
                 raise MissingDevice(
@@ -94,7 +94,7 @@ class GenicamSource(LiveSource):
         if parse_format(self._format) is None:
             raise BadConfig(
                 f"camera {self.name} sends {self._format}, which is not decoded",
-                mend="set camera.pixel_format to one that is (docs/sources.md), such as Mono8",
+                mend="set source.camera.pixel_format to one that is (docs/sources.md), such as Mono8",
             )
         camera.start(wanted.buffers)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 
 from lpcnet_edge.errors import BadInput, UnreadableImage
+from lpcnet_edge.files import name_as_text
 from lpcnet_edge.imaging import read_image
 from lpcnet_edge.runtime.sources.base import PartNamer, Raw, Source, now_ns
 from lpcnet_edge.runtime.sources.settings import SourceSettings
@@ -94,7 +95,7 @@ class ImageSource(Source):
             for name in self._names:
                 if self._stopped.is_set():
                     return
-                shown = os.fsencode(name).decode("utf-8", "backslashreplace")  # a name is bytes, and need not be text
+                shown = name_as_text(name)
                 if shown in self._skip:
                     while pending:
                         yield pending.popleft().result()
@@ -128,7 +129,7 @@ def from_path(
         return ImageSource(folder or ".", [name], channels, settings, part_id, skip)
     names = list_images(path, settings.recursive)
     if not names:
-        deeper = "" if settings.recursive else "; settings.recursive looks into the folders below"
+        deeper = "" if settings.recursive else "; source.recursive: true in --config looks into the folders below"
         raise BadInput(f"{path} holds no images", mend=f"images end in {', '.join(IMAGE_SUFFIXES)}{deeper}")
     return ImageSource(path, names, channels, settings, part_id, skip)
 

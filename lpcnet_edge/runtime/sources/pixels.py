@@ -156,7 +156,9 @@ def decode_pixels(data: NDArray[np.uint8], width: int, height: int, pixel_format
     """
     known = parse_format(pixel_format)
     if known is None:
-        raise UnreadableImage(f"pixel format {pixel_format} is not decoded", mend="set camera.pixel_format, as Mono8")
+        raise UnreadableImage(
+            f"pixel format {pixel_format} is not decoded", mend="set source.camera.pixel_format: Mono8"
+        )
     kind, layout = known
     samples = width * height * (3 if kind in ("RGB", "BGR") else 1)
     need = -(-samples * layout.bits_stored // 8)

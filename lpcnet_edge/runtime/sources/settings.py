@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lpcnet_edge.config import refuse_non_finite
+
 
 @dataclass(frozen=True, slots=True)
 class ReconnectSettings:
@@ -21,6 +23,7 @@ class ReconnectSettings:
     attempts: int | None = None
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if not 0 < self.first_s <= self.largest_s:
             raise ValueError(f"first_s is {self.first_s}; it lies above 0 and at most at largest_s, {self.largest_s}")
         if self.attempts is not None and self.attempts < 1:
@@ -63,6 +66,7 @@ class CameraSettings:
     silent_s: float = 3.0
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if self.packet_size < 0 or self.packet_size > 65535:
             raise ValueError(f"packet_size is {self.packet_size}; it lies between 0 and 65535")
         if self.buffers < 2:
@@ -89,6 +93,7 @@ class CorrectionSettings:
     largest_gain: float = 4.0
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if self.largest_gain < 1:
             raise ValueError(f"largest_gain is {self.largest_gain}; it is at least 1")
 
@@ -125,6 +130,7 @@ class SourceSettings:
     correction: CorrectionSettings = CorrectionSettings()
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         if not 8 <= self.bits <= 16:
             raise ValueError(f"bits is {self.bits}; it lies between 8 and 16")
         if self.decode_threads < 0:

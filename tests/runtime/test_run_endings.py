@@ -1,0 +1,192 @@
+"""How ``lpcnet-edge run`` ends where its settings fit no frame, what it prints, and under which locale."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from local_bundle import frame_of, write_local
+
+from lpcnet_edge.backends.choice import BACKENDS
+from lpcnet_edge.cli.command import main
+from lpcnet_edge.runtime.session import inspect
+from lpcnet_edge.yamlfile import dump_yaml
+
+MODES = pytest.mark.parametrize("mode", [(), ("--live",)], ids=["bulk", "live"])
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a bundle and a folder of three images of 64 x 48 px."""
+    write_local(tmp_path / "engine")
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), frame_of(number, 48, 64, defects=1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def framing(**settings: Any) -> list[str]:
+    """The options of a run with this framing."""
+    tiles = {"mode": "tile", "tile_px": 32, "overlap_px": 4}
+    Path("run.yaml").write_text(dump_yaml({"framing": {**tiles, **settings}}), encoding="utf-8")
+    return ["run", "engine", "images", "--backend", "onnxruntime", "--config", "run.yaml"]
+
+
+def apart(argv: list[str], **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "lpcnet_edge.cli", *argv]
+    return subprocess.run(command, capture_output=True, timeout=60, env={**os.environ, **environment})
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "mask.png: No such file"), (b"no picture", "decode as no known image"), ("black", "is black all over")],
+    ids=["missing", "unreadable", "black"],
+)
+def test_a_mask_that_serves_no_frame_ends_the_run_before_it_starts(
+    work: Path, capsys: pytest.CaptureFixture[str], content: bytes | str | None, says: str, mode: tuple[str, ...]
+) -> None:
+    if content == "black":
+        cv2.imwrite("mask.png", np.zeros((48, 64), np.uint8))
+    elif isinstance(content, bytes):
+        Path("mask.png").write_bytes(content)
+    assert main([*framing(inspect_mask="mask.png"), "--jsonl", "v.jsonl", *mode]) == 3
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: framing.inspect_mask: mask.png")
+    assert says in told.err
+    assert not Path("v.jsonl").exists()
+
+
+@MODES
+@pytest.mark.parametrize("unfit", ["region", "mask", "zone"])
+def test_settings_that_fit_no_frame_are_told_at_the_end(
+    work: Path, capsys: pytest.CaptureFixture[str], unfit: str, mode: tuple[str, ...]
+) -> None:
+    Path("images", "9.png").write_bytes(b"unreadable")
+    argv = framing()
+    if unfit == "region":
+        argv = framing(region={"y": 40, "x": 0, "height": 20, "width": 64})
+    elif unfit == "mask":
+        cv2.imwrite("mask.png", np.full((64, 48), 255, np.uint8))
+        argv = framing(inspect_mask="mask.png")
+    else:
+        zone = {"name": "rim", "box_px": [100, 100, 9, 9], "ignore": True}
+        Path("rules.yaml").write_text(dump_yaml({"zones": [zone]}), encoding="utf-8")
+        argv += ["--rules", "rules.yaml"]
+    assert main([*argv, "--jsonl", "v.jsonl", "--json", *mode]) == 3
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["counts"] == {"pass": 0, "reject": 4, "review": 0}
+    assert (found["refused"]["not inspected"], found["refused"]["unreadable"]) == (3, 1)
+    assert len(Path("v.jsonl").read_text().splitlines()) == 4, "every frame has its verdict all the same"
+    assert told.err.startswith(f"error: none of 4 frame(s) was inspected, all are rejects; not inspected: the {unfit}")
+    assert told.err.count("\n") == 2
+
+
+def test_a_frame_that_fits_among_others_that_do_not_is_no_error(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite("images/small.png", frame_of(7, 20, 20))
+    assert main([*framing(region={"y": 0, "x": 0, "height": 40, "width": 60}), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["refused"]["not inspected"] == 1
+    assert found["tiles"] > 0
+
+
+def test_the_option_framing_keeps_region_and_mask_of_the_config(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = framing(region={"y": 0, "x": 0, "height": 32, "width": 32}, mode="resize")
+    tiles = []
+    for option in ([], ["--framing", "tile"], ["--framing", "resize"]):
+        assert main([*argv, *option, "--json"]) == 0
+        tiles.append(json.loads(capsys.readouterr().out)["tiles"])
+    assert tiles == [3, 3, 3], "a region of one tile; the whole frame is more"
+    assert main([*framing(inspect_mask="none.png"), "--framing", "tile"]) == 3
+
+
+@pytest.mark.parametrize("source", ["rtsp://127.0.0.1:1/x", "v4l2:/dev/null", "broken.avi"])
+def test_a_source_that_does_not_open_says_one_error_and_its_mend(work: Path, source: str) -> None:
+    Path("broken.avi").write_bytes(b"RIFF" + bytes(range(256)) * 40)
+    unset = {"OPENCV_LOG_LEVEL": "", "OPENCV_FFMPEG_LOGLEVEL": ""}
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    command = [sys.executable, "-m", "lpcnet_edge.cli", "run", "engine", source, "--backend", "onnxruntime"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == (3 if source == "broken.avi" else 4), done.stderr
+    error, mend, *more = done.stderr.splitlines()
+    assert error.startswith(f"error: {source.removeprefix('v4l2:')}")
+    assert mend.startswith("mend: ")
+    assert more == []
+    assert done.stdout == ""
+
+
+def test_who_asks_for_the_lines_of_opencv_gets_them(work: Path) -> None:
+    done = apart(["run", "engine", "rtsp://127.0.0.1:1/x", "--backend", "onnxruntime"], OPENCV_LOG_LEVEL="WARNING")
+    assert b"VIDEOIO(FFMPEG)" in done.stderr
+
+
+def test_an_ascii_locale_loses_no_picture(work: Path) -> None:
+    """Not one that Python or a POSIX system replaces by UTF-8: the locale is set, and the UTF-8 mode is off."""
+    Path("images").rename("Bänder")
+    for number in range(3):
+        Path("Bänder", f"{number}.png").rename(Path("Bänder", f"Stück-{number}.png"))
+    Path("run.yaml").write_text("sinks: {masks: Masken-ä, csv: ä.csv}\n", encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    probe = subprocess.run(
+        [sys.executable, "-c", "import sys; print(sys.getfilesystemencoding())"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ascii_only},
+    )
+    assert probe.stdout == "ascii\n", "the test tests something"
+    argv = ["run", "engine", "Bänder", "--backend", "onnxruntime", "--config", "run.yaml"]
+    outputs = ["--overlays", "Bilder-ö", "--jsonl", "v.jsonl", "--sqlite", "v.db"]
+    done = apart([*argv, *outputs], **ascii_only)
+    assert (done.stderr.decode(), done.returncode) == ("", 0)
+    assert "Stück-1.png" in done.stdout.decode()
+    names = [f"Stück-{number}.png" for number in range(3)]
+    assert sorted(os.listdir("Masken-ä")) == [f"{name}.png" for name in names]
+    assert sorted(os.listdir("Bilder-ö")) == [f"{name}.jpg" for name in names]
+    lines = [json.loads(line) for line in Path("v.jsonl").read_text("utf-8").splitlines()]
+    assert [(line["frame"], line["source"]) for line in lines] == [(name, "Bänder") for name in names]
+    assert Path("ä.csv").read_text("utf-8").count("Bänder,") == 3
+    told = apart([*argv, "--json"], **ascii_only)
+    assert json.loads(told.stdout.decode())["sources"]["Bänder"]["frames"] == 3
+
+
+@pytest.mark.parametrize("region", [None, {"y": 8, "x": 16, "height": 40, "width": 48}], ids=["whole", "region"])
+def test_overlays_of_resized_frames_have_the_frames_size(work: Path, region: dict[str, int] | None) -> None:
+    """They failed for every frame that was not of the tile's size."""
+    image = np.full((48, 64), 60, np.uint8)
+    image[34:46, 30:46] = 255
+    cv2.imwrite("images/0.png", image)
+    options = [*framing(mode="resize", region=region), "--overlays", "o", "--gate", "off"]
+    assert main([*options, "--json"]) == 0
+    drawn = cv2.imread("o/0.png.jpg")
+    assert drawn is not None
+    assert drawn.shape == (48, 64, 3)
+    tinted = np.ptp(drawn.astype(int), axis=2) > 40
+    columns, rows = np.flatnonzero(tinted[40]), np.flatnonzero(tinted[:, 32])  # above it is its label
+    assert abs(rows[-1] - 45) <= 3
+    assert abs(columns[[0, -1]] - (30, 45)).max() <= 3
+
+
+def test_an_ascii_locale_is_nothing_to_predict_either(work: Path) -> None:
+    os.rename("images/0.png", "images/Stück-0.png")
+    argv = ["predict", "--weights", "magnetic-tile", "images/Stück-0.png", "--out", "ä"]
+    done = apart(argv, LC_ALL="C", PYTHONUTF8="0")
+    assert (done.stderr.decode(), done.returncode) == ("", 0)
+    assert os.listdir("ä/overlays") == ["Stück-0.png.png"]
+    assert json.loads(Path("ä/verdicts.jsonl").read_text("utf-8"))["image"] == "Stück-0.png"
+
+
+def test_the_backends_that_are_named_are_those_there_are() -> None:
+    for name in BACKENDS:
+        assert f"``{name}``" in (inspect.__doc__ or "")
