@@ -74,19 +74,21 @@ class StageSpec:
 class GateSpec:
     """Which tiles the second stage sees: all (``off``), or those whose score is not below ``threshold``.
 
-    ``parts`` independent defective parts bound the share of them that the gate lets escape by ``alpha``, which can be
-    no less than 1 / (parts + 1).
+    ``parts`` independent defective parts bound the share of them that the gate lets escape by ``alpha``: on average
+    over calibrations, and then alpha is no less than 1 / (parts + 1), or with a ``confidence``, and then it is no less
+    than 1 - (1 - confidence)^(1 / parts).
     """
 
     mode: Literal["off", "threshold"] = "off"
     threshold: float | None = None
     alpha: float | None = None
     parts: int | None = None
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         values = {"threshold": self.threshold, "alpha": self.alpha, "parts": self.parts}
         if self.mode == "off":
-            given = [name for name, value in values.items() if value is not None]
+            given = [name for name, value in {**values, "confidence": self.confidence}.items() if value is not None]
             if given:
                 raise ValueError(f"the gate is off, and yet has a value for {', '.join(given)}")
             return
@@ -98,6 +100,10 @@ class GateSpec:
         if self.parts < 1:
             raise ValueError(f"the gate was calibrated on {self.parts} parts; the fewest is 1")
         least = 1 / (self.parts + 1)
+        if self.confidence is not None:
+            if not 0 < self.confidence < 1:
+                raise ValueError(f"the gate's confidence is {self.confidence}; it lies between 0 and 1")
+            least = -math.expm1(math.log1p(-self.confidence) * (1 / self.parts))
         if not least * (1 - 1e-9) <= self.alpha < 1:
             raise ValueError(f"the gate's alpha is {self.alpha}; with {self.parts} parts it is {least:.4g} to 1")
 

@@ -126,8 +126,9 @@ def _print_bundle(bundle: Bundle) -> None:
         add_row(table, "  out", "\n".join(map(str, stage.outputs)))
         add_row(table, "  in float", ", ".join(stage.float_layers) or "no further layer")
     gate = manifest.gate
+    sure = "" if gate.confidence is None else f", confidence {gate.confidence:.6g}"
     add_row(table, "gate", "off: the second stage sees every tile" if gate.mode == "off" else
-            f"scores from {gate.threshold:.4g}; alpha {gate.alpha:.4g} on {gate.parts} parts")  # fmt: skip
+            f"scores from {gate.threshold:.4g}; alpha {gate.alpha:.4g} on {gate.parts} parts{sure}")  # fmt: skip
     rules = to_mapping(manifest.rules)
     add_row(table, "rejects", ", ".join(_lines(rules.pop("default"))))
     for name, rule in rules.pop("per_class").items():

@@ -53,6 +53,7 @@ def add_verbs(verbs: Any) -> None:
     add_dataset_options(kind)
     kind.add_argument("--fold", nargs="+", default=[], metavar="N", help="only these folds: none that was trained on")
     kind.add_argument("--alpha", default="auto", metavar="auto|A", help="bound on the share of defective parts missed")
+    kind.add_argument("--confidence", metavar="SHARE", help="how surely this very calibration keeps it, such as 0.95")
     kind.add_argument("--view", choices=("part", "image"), default="part", help="missed in all images, or in any one")
     kind.add_argument("--min-defect-px", type=int, default=20, metavar="N", help="of a defective tile, default 20")
     kind.add_argument("--framing", choices=("resize", "tile"), help="as in run")
@@ -144,7 +145,8 @@ def run_gate(args: argparse.Namespace) -> int:
         raise UsageError("the backend null computes nothing: its scores mean nothing", mend="leave --backend out")
     if args.min_defect_px < 1:
         raise UsageError(f"--min-defect-px {args.min_defect_px}", mend="a defective tile has 1 defect pixel or more")
-    alpha = _alpha(args.alpha)
+    alpha: Any = args.alpha if args.alpha == "auto" else _share("--alpha", args.alpha, "0.05, or auto")
+    confidence = None if args.confidence is None else _share("--confidence", args.confidence, "0.95")
     check_out(args.out, sign_with=args.key)
     bundle, data = open_bundle(args.bundle), open_data(args, args.fold)
     framing = framing_for(0, 0, bundle.manifest.tile_px, args.framing) if args.framing else None
@@ -158,6 +160,7 @@ def run_gate(args: argparse.Namespace) -> int:
                 alpha,
                 view=args.view,
                 min_defect_px=args.min_defect_px,
+                confidence=confidence,
                 framing=framing,
                 progress=progress,
             )
@@ -178,18 +181,14 @@ def run_gate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _alpha(text: str) -> Any:
-    if text == "auto":
-        return text
+def _share(option: str, text: str, such_as: str) -> float:
     try:
-        alpha = float(text)
+        share = float(text)
     except ValueError:
-        alpha = 0.0
-    if not 0 < alpha < 1:
-        raise UsageError(
-            f"--alpha {text}: neither auto nor a share", mend="give a share above 0 and below 1, such as 0.05"
-        )
-    return alpha
+        share = 0.0
+    if not 0 < share < 1:
+        raise UsageError(f"{option} {text}: no share above 0 and below 1", mend=f"give one such as {such_as}")
+    return share
 
 
 def _look_at_source(args: argparse.Namespace, progress: Any) -> tuple[Looked, Looked | None]:

@@ -1,13 +1,20 @@
-"""The gate's threshold with a promise: conformal risk control by physical part.
+"""The gate's threshold with a promise by physical part: on average, or with a confidence.
 
-Angelopoulos, Bates, Fisch, Lei and Schuster, *Conformal Risk Control*, ICLR 2024 (arXiv 2208.02814). The loss of a part
-is 1 where the gate misses it and 0 elsewhere; it grows with the threshold and is at most 1, so the largest threshold
-with (misses + 1) / (n + 1) <= alpha has an expected loss of at most alpha on a part exchangeable with the n it was
-calibrated on. ``docs/metrics.md`` defines when a tile is cleared.
+On average: Angelopoulos, Bates, Fisch, Lei and Schuster, *Conformal Risk Control*, ICLR 2024 (arXiv 2208.02814). The
+loss of a part is 1 where the gate misses it and 0 elsewhere; it grows with the threshold and is at most 1, so the
+largest threshold with (misses + 1) / (n + 1) <= alpha has an expected loss of at most alpha on a part exchangeable with
+the n it was calibrated on. ``docs/metrics.md`` defines when a tile is cleared.
+
+With a confidence: a tolerance limit by order statistics (S. S. Wilks, *Ann. Math. Stat.* 12, 1941), the threshold being
+the (k+1)-th smallest statistic of n independent parts. Draw every statistic as Q(U), U uniform and Q the quantile
+function, which never falls: a new part is missed, Q(U) < Q(U_(k+1)), only if U < U_(k+1), so the true share of missed
+parts is at most U_(k+1), and equal to it without ties. That is above alpha exactly if at most k of the n uniforms are
+not, which has the probability P[Binomial(n, alpha) <= k]; k is the largest for which it is at most 1 - confidence.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +28,9 @@ from lpcnet_edge.metrics.gate import gate_by_part
 AUTO_ALPHA = 0.01
 """What ``alpha: auto`` takes where there are parts enough for it."""
 
+_SLACK = 1e-12
+"""On the logarithm of a probability: rounding must not refuse the least alpha itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class GateCalibration:
@@ -31,7 +41,7 @@ class GateCalibration:
     threshold
         A tile is cleared where its score is below this.
     alpha
-        The bound on the expected share of defective parts that are missed.
+        The bound on the share of defective parts that are missed: its expectation or, with a confidence, the share.
     alpha_is_auto
         Whether alpha was ``auto``.
     parts
@@ -45,6 +55,8 @@ class GateCalibration:
         every defective tile of one of its defective images is.
     min_defect_px
         A tile is defective from this many defect pixels on.
+    confidence
+        The probability of a calibration that keeps the bound; None where it holds on average over calibrations.
     """
 
     threshold: float
@@ -55,25 +67,34 @@ class GateCalibration:
     cleared: float
     view: Literal["part", "image"]
     min_defect_px: int
+    confidence: float | None = None
 
     @property
     def bound(self) -> float:
-        """(misses + 1) / (n + 1), at most alpha."""
+        """(misses + 1) / (n + 1), the expected share; without a confidence at most alpha."""
         return (self.misses + 1) / (self.parts + 1)
 
     @property
     def guarantee(self) -> str:
         """What the threshold promises and what not, in words, one sentence a line."""
         where = "in all of its images" if self.view == "part" else "in any one of its images"
-        n, share = self.parts, f"{self.alpha:.4g}"
+        n, share, sure = self.parts, f"{self.alpha:.4g}", self.confidence
+        promise = f"at most {100 * self.alpha:.3g} % (alpha = {share})."
+        if sure is None:
+            promise = f"Of new defective parts, the gate is expected to miss {promise}"
+            grounds = f"({self.misses} + 1) / ({n} + 1) = {self.bound:.4g} <= {share} (conformal risk control)"
+            holds = "It holds on average over calibration sets and new parts"
+        else:
+            promise = f"With {100 * sure:.6g} % confidence, the gate misses, of new defective parts, {promise}"
+            tail = math.exp(_log_tails(n, self.alpha)[self.misses])
+            grounds = f"P[Binomial({n}, {share}) <= {self.misses}] = {tail:.4g} <= 1 - {sure:.6g} (Wilks 1941)"
+            holds = f"At least {100 * sure:.6g} % of calibrations on {n} such parts find a threshold that keeps this"
         lines = [
-            f"Of new defective parts, the gate is expected to miss at most {100 * self.alpha:.3g} % (alpha = {share}).",
+            promise,
             f"A part is missed if, {where}, every tile that shows {self.min_defect_px} px of defect or more scores "
             f"below {self.threshold:.6g}: stage 2 then sees none of them.",
-            f"The grounds: {self.misses} of {n} independent defective parts were missed in calibration, and "
-            f"({self.misses} + 1) / ({n} + 1) = {self.bound:.4g} <= {share} (conformal risk control).",
-            "It holds on average over calibration sets and new parts, as long as new parts come as these did: the same "
-            "product, camera, light and mix of defects.",
+            f"The grounds: {self.misses} of {n} independent defective parts were missed in calibration, and {grounds}.",
+            f"{holds}, as long as new parts come as these did: the same product, camera, light and mix of defects.",
             "It does not hold for each kind of defect by itself, nor for defects too small to make a tile defective; "
             "it says nothing about what stage 2 makes of the tiles it sees.",
         ]
@@ -81,18 +102,53 @@ class GateCalibration:
             lines.append(f"alpha: auto took {AUTO_ALPHA}.")
         elif self.alpha_is_auto:
             lines.append(
-                f"alpha: auto took 1 / ({n} + 1) = {share}, the least that {n} parts can promise; "
-                f"{AUTO_ALPHA} takes {parts_needed(AUTO_ALPHA)} defective parts."
+                f"alpha: auto took {_least_in_words(n, sure)}, the least that {n} parts can promise; "
+                f"{AUTO_ALPHA} takes {parts_needed(AUTO_ALPHA, sure)} defective parts."
             )
         return "\n".join(lines)
 
 
-def parts_needed(alpha: float) -> int:
-    """The fewest defective parts that can promise ``alpha``: the least n with 1 / (n + 1) <= alpha."""
+def parts_needed(alpha: float, confidence: float | None = None) -> int:
+    """The fewest defective parts that can promise ``alpha``.
+
+    The least n with 1 / (n + 1) <= alpha or, with a confidence, with (1 - alpha)^n <= 1 - confidence.
+    """
+    if confidence is not None:
+        return max(math.ceil((math.log1p(-confidence) + _SLACK) / math.log1p(-alpha)), 1)
     count = max(int(1 / alpha) - 2, 0)
     while 1 / (count + 1) > alpha:
         count += 1
     return count
+
+
+def _least_alpha(parts: int, confidence: float | None) -> float:
+    """The least alpha that so many parts can promise, by no miss at all."""
+    return 1 / (parts + 1) if confidence is None else -math.expm1(math.log1p(-confidence) / parts)
+
+
+def _least_in_words(parts: int, confidence: float | None) -> str:
+    least = _least_alpha(parts, confidence)
+    if confidence is None:
+        return f"1 / ({parts} + 1) = {least:.4g}"
+    return f"1 - (1 - {confidence:.6g})^(1 / {parts}) = {least:.6g}"
+
+
+def _log_tails(parts: int, alpha: float) -> NDArray[np.float64]:
+    """(parts,) log P[Binomial(parts, alpha) <= k] for k = 0, 1, ..., parts - 1, each term from the one before."""
+    above = np.arange(1, parts)
+    ratios = np.log((parts - above + 1) / above) + math.log(alpha) - math.log1p(-alpha)
+    terms = np.cumsum(np.concatenate([[parts * math.log1p(-alpha)], ratios]))
+    return np.asarray(np.logaddexp.accumulate(terms), dtype=np.float64)
+
+
+def _misses_allowed(parts: int, alpha: float, confidence: float | None) -> int:
+    """The most misses in calibration that promise ``alpha``, fewer than ``parts``; -1 where not even none does."""
+    if confidence is not None:
+        return int(np.searchsorted(_log_tails(parts, alpha), math.log1p(-confidence) + _SLACK, side="right")) - 1
+    allowed = min(int(alpha * (parts + 1)), parts - 1)
+    while (allowed + 1) / (parts + 1) > alpha:
+        allowed -= 1
+    return allowed
 
 
 def calibrate_gate(
@@ -104,8 +160,12 @@ def calibrate_gate(
     images: Sequence[str] | None = None,
     view: Literal["part", "image"] = "part",
     min_defect_px: int = 1,
+    confidence: float | None = None,
 ) -> GateCalibration:
-    """The largest threshold whose (misses + 1) / (n + 1) is at most alpha.
+    """The largest threshold that keeps the promise of alpha.
+
+    Its (misses + 1) / (n + 1) is at most alpha or, with a confidence, its P[Binomial(n, alpha) <= misses] at most
+    1 - confidence.
 
     What counts for a part is one number, its statistic: the highest score among its defective tiles or, in the
     ``image`` view, the lowest such maximum among its defective images. A part is missed where its statistic is below
@@ -123,21 +183,28 @@ def calibrate_gate(
     defective
         (T,) whether the tile is defective.
     alpha
-        Above 0 and below 1. ``auto`` is 0.01, or 1 / (n + 1) where that is larger.
+        Above 0 and below 1. ``auto`` is 0.01 or, where that is larger, the least that n parts can promise: 1 / (n + 1)
+        or, with a confidence, 1 - (1 - confidence)^(1 / n).
     images
         (T,) the image of every tile, each unique to its part; needed for the ``image`` view.
     view
         When a part is missed.
     min_defect_px
         What made a tile defective; recorded.
+    confidence
+        Above 0 and below 1: the probability, over the parts it is calibrated on, that the true share of missed parts
+        is at most alpha. None bounds the expected share alone.
 
     Raises
     ------
     UsageError
-        Alpha is not between 0 and 1, or less than n parts can promise; or ``images`` are missing.
+        Alpha or the confidence is not between 0 and 1, or alpha less than n parts can promise; or ``images`` are
+        missing.
     BadData
         There is no defective tile, or a score is not a number.
     """
+    if confidence is not None and not 0 < confidence < 1:
+        raise UsageError(f"the confidence is {confidence}", mend="give a share above 0 and below 1, such as 0.95")
     if not np.isfinite(scores).all():
         raise BadData(
             f"{int(np.count_nonzero(~np.isfinite(scores)))} of {len(scores)} scores are not a number",
@@ -155,18 +222,17 @@ def calibrate_gate(
         deciding = _weakest_images(scores, parts, images, defective)
     gate = gate_by_part(scores, parts, deciding)
     count = len(gate.threshold)
-    level = max(AUTO_ALPHA, 1 / (count + 1)) if alpha == "auto" else float(alpha)
+    level = max(AUTO_ALPHA, _least_alpha(count, confidence)) if alpha == "auto" else float(alpha)
     if not 0 < level < 1:
         raise UsageError(f"alpha is {level}", mend="give a share above 0 and below 1, or auto")
-    if 1 / (count + 1) > level:
+    allowed = _misses_allowed(count, level, confidence)
+    if allowed < 0:
+        sure = "" if confidence is None else f" with confidence {confidence:.6g}"
         raise UsageError(
-            f"alpha {level:.4g} from {count} defective parts: no calibration can promise less than "
-            f"1 / ({count} + 1) = {1 / (count + 1):.4g}",
-            mend=f"bring {parts_needed(level)} defective parts, or take alpha: auto",
+            f"alpha {level:.4g}{sure} from {count} defective parts: no calibration can promise less than "
+            f"{_least_in_words(count, confidence)}",
+            mend=f"bring {parts_needed(level, confidence)} defective parts, or take alpha: auto",
         )
-    allowed = min(int(level * (count + 1)), count - 1)
-    while (allowed + 1) / (count + 1) > level:
-        allowed -= 1
     threshold = float(gate.threshold[allowed])
     free = scores[~defective]
     return GateCalibration(
@@ -178,6 +244,7 @@ def calibrate_gate(
         cleared=float(np.count_nonzero(free < threshold) / free.size) if free.size else float("nan"),
         view=view,
         min_defect_px=min_defect_px,
+        confidence=confidence,
     )
 
 

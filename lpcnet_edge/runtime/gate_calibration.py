@@ -90,8 +90,8 @@ def write_with_gate(
     """
     if out.exists() and out.samefile(bundle.path):
         raise UsageError(f"{out} is the bundle itself, which is never changed", mend="give another folder as --out")
-    gate = GateSpec("threshold", found.threshold, found.alpha, found.parts)
-    about = {name: value for name, value in to_mapping(found).items() if name not in ("threshold", "alpha", "parts")}
+    gate = GateSpec("threshold", found.threshold, found.alpha, found.parts, found.confidence)
+    about = {name: value for name, value in to_mapping(found).items() if name not in to_mapping(gate)}
     if not np.isfinite(found.cleared):
         about["cleared"] = None  # no free tiles
     provenance = {**bundle.manifest.provenance, "gate": {**about, **data, "from_bundle": bundle.id}}
@@ -108,6 +108,7 @@ def calibrate_bundle(
     *,
     view: Literal["part", "image"] = "part",
     min_defect_px: int = MIN_DEFECT_PX,
+    confidence: float | None = None,
     framing: Framing | None = None,
     progress: Progress | None = None,
 ) -> GateCalibration:
@@ -124,4 +125,5 @@ def calibrate_bundle(
         images=tiles.images,
         view=view,
         min_defect_px=min_defect_px,
+        confidence=confidence,
     )

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -90,6 +93,90 @@ def test_the_simulation_finds_a_wrong_rule() -> None:
     assert share_missed(without_the_new_part, 10_000, 20) > 0.1 + 3 * error
 
 
+def tail(parts: int, alpha: float, misses: int) -> Fraction:
+    """P[Binomial(parts, alpha) <= misses] in exact arithmetic."""
+    a = Fraction(alpha)
+    return sum((math.comb(parts, i) * a**i * (1 - a) ** (parts - i) for i in range(misses + 1)), Fraction(0))
+
+
+def calibrate_parts(scores: Scores, alpha: float | Literal["auto"] = "auto", **options: Any) -> GateCalibration:
+    """On parts of one defective tile each."""
+    return calibrate_gate(scores, list(map(str, range(len(scores)))), np.ones(len(scores), np.bool_), alpha, **options)
+
+
+@given(tiles, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_with_a_confidence_the_threshold_is_the_largest_that_keeps_it(
+    rows: list[tuple[int, str, bool]], alpha: float, confidence: float
+) -> None:
+    scores = np.array([row[0] / 10 for row in rows])
+    parts, defective = [row[1] for row in rows], np.array([row[2] for row in rows])
+    found = statistics(scores, parts, defective)
+    chances = [float(tail(len(found), alpha, misses)) for misses in range(len(found) + 1)]
+    assume(all(abs(chance - (1 - confidence)) > 1e-9 for chance in chances))  # what rounding could decide
+
+    def allowed(threshold: float) -> bool:
+        return chances[sum(value < threshold for value in found)] <= 1 - confidence
+
+    if chances[0] > 1 - confidence:
+        with pytest.raises(UsageError, match="no calibration can promise"):
+            calibrate_gate(scores, parts, defective, alpha, confidence=confidence)
+        return
+    gate = calibrate_gate(scores, parts, defective, alpha, confidence=confidence)
+    assert allowed(gate.threshold)
+    assert not allowed(float(np.nextafter(gate.threshold, 2)))
+    assert gate.misses == sum(value < gate.threshold for value in found)
+    assert (gate.parts, gate.alpha, gate.confidence) == (len(found), alpha, confidence)
+
+
+@pytest.mark.parametrize(("alpha", "needed"), [(0.05, (59, 93, 124, 153, 181, 208)), (0.01, (299, 473, 628, 773, 913))])
+def test_the_parts_that_each_miss_takes_are_those_of_the_tables(alpha: float, needed: tuple[int, ...]) -> None:
+    """Wilks' sample sizes for 95 % confidence, as the tables of nuclear safety analysis have them."""
+    assert parts_needed(alpha, 0.95) == needed[0]
+    for misses, parts in enumerate(needed):
+        assert calibrate_parts(np.linspace(0, 1, parts), alpha, confidence=0.95).misses == misses
+        if misses:
+            assert calibrate_parts(np.linspace(0, 1, parts - 1), alpha, confidence=0.95).misses == misses - 1
+
+
+def true_shares(draws: int, parts: int, ties: int | None = None) -> Scores:
+    """(draws, 2) true shares of missed parts at thresholds found for alpha 0.1 with confidence 0.9.
+
+    The second is that of the next higher statistic: one miss more than the rule allows. Statistics are uniform, so the
+    true share is the threshold itself; with ``ties`` they have so many values alone, which leaves it so.
+    """
+    shares = np.zeros((draws, 2))
+    for draw, scores in enumerate(np.random.default_rng(23).random((draws, parts))):
+        scores = scores if ties is None else np.floor(scores * ties) / ties
+        gate = calibrate_parts(scores, 0.1, confidence=0.9)
+        shares[draw] = gate.threshold, np.sort(scores)[gate.misses + 1]
+    return shares
+
+
+def test_of_10000_calibrations_no_more_break_the_promise_than_the_confidence_allows() -> None:
+    error = (0.1 * 0.9 / 10_000) ** 0.5
+    broken, broken_by_one_more = np.mean(true_shares(10_000, 38) > 0.1, axis=0).tolist()
+    assert broken <= 0.1 + 3 * error
+    assert broken == pytest.approx(float(tail(38, 0.1, 1)), abs=3 * error)  # 0.095: next to nothing is given away
+    assert broken_by_one_more > 0.1 + 3 * error
+    assert broken_by_one_more == pytest.approx(float(tail(38, 0.1, 2)), abs=5 * error)  # 0.25
+
+
+def test_ties_only_help() -> None:
+    assert np.mean(true_shares(2000, 38, ties=17)[:, 0] > 0.1) <= 0.1 + 3 * (0.1 * 0.9 / 2000) ** 0.5
+
+
+def test_a_promise_on_average_is_none_with_confidence() -> None:
+    """What the confidence is for: of thresholds that keep alpha on average, four in ten miss more."""
+    misses = calibrate_parts(np.linspace(0, 1, 999), 0.01).misses
+    shares = np.partition(np.random.default_rng(3).random((10_000, 999)), misses, axis=1)[:, misses]
+    assert misses == 9
+    assert np.mean(shares) <= 0.01 + 3 * np.std(shares) / 100
+    assert np.mean(shares > 0.01) > 0.4
+    sure = calibrate_parts(np.linspace(0, 1, 999), 0.01, confidence=0.95).misses
+    shares = np.partition(np.random.default_rng(3).random((10_000, 999)), sure, axis=1)[:, sure]
+    assert np.mean(shares > 0.01) <= 0.05 + 3 * (0.05 * 0.95 / 10_000) ** 0.5
+
+
 def test_tiles_of_one_part_are_not_independent() -> None:
     """Twenty parts of six like tiles, taken for 120 parts, seem to promise 0.02; they miss 1 / 21."""
     random = np.random.default_rng(5)
@@ -128,6 +215,19 @@ def test_auto_takes_what_the_parts_can_promise(count: int, alpha: float, misses:
     assert takes_more == (count < 99)
 
 
+@pytest.mark.parametrize("confidence", [0.001, 0.5, 0.95, 0.9999])
+@pytest.mark.parametrize("count", [1, 2, 59, 62, 298, 299, 300, 1000])
+def test_auto_with_a_confidence_takes_what_the_parts_can_promise(count: int, confidence: float) -> None:
+    gate = calibrate_parts(np.linspace(0, 1, count), confidence=confidence)
+    least = 1 - (1 - confidence) ** (1 / count)
+    assert gate.alpha == pytest.approx(max(0.01, least), rel=1e-9)
+    assert gate.parts == count >= parts_needed(gate.alpha, confidence)
+    takes_more = f"{count} parts can promise; 0.01 takes {parts_needed(0.01, confidence)} defective" in gate.guarantee
+    assert takes_more == (least > 0.01)
+    again = calibrate_parts(np.linspace(0, 1, count), gate.alpha, confidence=confidence)  # that alpha, by its number
+    assert (again.threshold, again.misses) == (gate.threshold, gate.misses)
+
+
 @pytest.mark.parametrize("alpha", [0.5, 0.2, 0.1, 0.07, 0.05, 0.03, 0.01, 0.001, 1e-6, 0.999])
 def test_parts_needed_is_the_least(alpha: float) -> None:
     count = parts_needed(alpha)
@@ -138,6 +238,19 @@ def test_parts_needed_is_the_least(alpha: float) -> None:
 def test_too_few_parts_are_told_how_many_it_takes() -> None:
     with pytest.raises(UsageError, match=r"0\.01 from 62 defective parts.*1 / \(62 \+ 1\) = 0\.01587.*bring 99"):
         calibrate_gate(np.ones(62), [str(i) for i in range(62)], np.ones(62, dtype=np.bool_), 0.01)
+
+
+def test_too_few_parts_for_a_confidence_are_told_how_many_it_takes() -> None:
+    with pytest.raises(
+        UsageError, match=r"0\.01 with confidence 0\.95 from 298 .*1 - \(1 - 0\.95\)\^\(1 / 298\) = 0\.0100.*bring 299"
+    ):
+        calibrate_parts(np.ones(298), 0.01, confidence=0.95)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, -0.1, float("nan")])
+def test_a_confidence_is_a_share(confidence: float) -> None:
+    with pytest.raises(UsageError, match="the confidence is"):
+        calibrate_parts(np.ones(99), confidence=confidence)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, float("nan")])
@@ -165,3 +278,18 @@ def test_the_guarantee_says_it_all() -> None:
     ):
         assert text in gate.guarantee
     assert "auto" not in gate.guarantee
+    assert "confidence" not in gate.guarantee
+
+
+def test_the_guarantee_with_a_confidence_says_it_all() -> None:
+    gate = calibrate_parts(np.linspace(0, 1, 93), 0.05, confidence=0.95)
+    for text in (
+        "With 95 % confidence, the gate misses, of new defective parts, at most 5 %",
+        f"1 of 93 independent defective parts were missed in calibration, and P[Binomial(93, 0.05) <= 1] = "
+        f"{float(tail(93, 0.05, 1)):.4g} <= 1 - 0.95",
+        "At least 95 % of calibrations",
+        "as long as new parts come as these did",
+    ):
+        assert text in gate.guarantee
+    assert "expected" not in gate.guarantee
+    assert "on average" not in gate.guarantee
