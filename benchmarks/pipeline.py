@@ -15,14 +15,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from pipeline_live import measure_live
+from pipeline_runs import OWN, QUICK, Image, Run, Scale, cycle, ratio, run
 
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import open_backend
@@ -37,35 +38,10 @@ from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
 from lpcnet_edge.metrics.conformal import calibrate_gate
 from lpcnet_edge.runtime.gate_calibration import MIN_DEFECT_PX, score_tiles
 from lpcnet_edge.runtime.pipeline import framing_for
-from lpcnet_edge.runtime.running import Percentiles
 from lpcnet_edge.runtime.session import Session
-from lpcnet_edge.runtime.settings import LiveSettings, RunSettings
-from lpcnet_edge.runtime.sources import Frame
+from lpcnet_edge.runtime.settings import RunSettings
 
-Image = NDArray[np.uint8]
 BATCH = 8
-OWN = ("tiling", "gate", "stitch", "decide")
-"""What we do ourselves, on the thread that decides."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured."""
-
-    rounds: int = 7
-    tiles: int = 512
-    large: tuple[int, int] = (2048, 2448)
-    large_frames: int = 16
-    calibration: int = 2000
-    unseen: int = 400
-    live_frames: int = 10_000
-    soak_frames: int = 20_000
-    soak_after: int = 1000
-    app_seconds: float = 3.0
-    confidence: float | None = 0.95
-
-
-QUICK = Scale(2, 24, (600, 600), 2, 40, 24, 60, 120, 40, 1.0, None)  # too few parts for a confidence
 
 
 def main() -> int:
@@ -92,61 +68,6 @@ def main() -> int:
         backend.close()
     print(json.dumps(found) if args.json else "\n".join(lines_of(found)))
     return 0
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run came to.
-
-    Attributes
-    ----------
-    frames, tiles, picked
-        Their numbers.
-    seconds
-        From its beginning to its last verdict.
-    latencies
-        Of each frame, by stage, ms.
-    picked_of
-        Tiles for stage 2 of each frame, in live running.
-    parts_ms
-        The deciding thread's time by part, summed.
-    """
-
-    frames: int
-    tiles: int
-    picked: int
-    seconds: float
-    latencies: list[dict[str, float]]
-    picked_of: list[int]
-    parts_ms: dict[str, float]
-
-    @property
-    def tiles_per_s(self) -> float:
-        """Of the whole run."""
-        return self.tiles / self.seconds
-
-
-def run(bundle: Bundle, backend: Backend, frames: Any, settings: RunSettings, *, live: bool = False) -> Run:
-    """A run over ``frames``."""
-    timed = TimedBackend(backend)  # which its session does not close
-    latencies: list[dict[str, float]] = []
-    picked_of: list[int] = []
-    with Session(bundle, [frames], settings, backend=lambda: timed, live=live) as session:
-        totals, before = session.pipeline.totals, 0
-        for result in session:
-            latencies.append(dict(result.verdict.latency_ms))
-            picked_of.append(totals.picked - before)
-            before = totals.picked
-        parts = {name: sum(latency.get(name, 0.0) for latency in latencies) for name in OWN}
-        parts["waiting"] = 1e3 * session.waited_s
-        parts |= {stage: 1e3 * spent for stage, spent in timed.spent_s.items()}
-        seconds = session.ended_s - session.started_s
-    return Run(totals.frames, totals.tiles, totals.picked, seconds, latencies, picked_of, parts)
-
-
-def cycle(frames: list[Image], count: int) -> Iterator[Image]:
-    """``count`` frames, over and over the same."""
-    return (frames[n % len(frames)] for n in range(count))
 
 
 def measure_bulk(bundle: Bundle, backend: Backend, small: list[Image], scale: Scale) -> dict[str, Any]:
@@ -205,11 +126,6 @@ def benchmark_app(
     return lambda seconds: 1 / sum(1 / app.rate(stage, BATCH, seconds) for stage in bundle.manifest.stages)
 
 
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median of the rounds' ratios."""
-    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-
-
 def peer_loop(bundle: Bundle, name: str) -> Callable[[list[Image], int], float]:
     """Both canonical files in a plain loop: fill a batch, run, run, take the classes."""
     side, channels = bundle.manifest.tile_px, bundle.manifest.channels
@@ -247,98 +163,72 @@ def measure_null(bundle: Bundle, small: list[Image], scale: Scale) -> dict[str, 
         us["dispatch"] = us["all"] - us["waiting"] - sum(us[name] for name in OWN)
         totals.append(us)
     middle = {name: statistics.median(us[name] for us in totals) for name in totals[0]}
-    return {"overhead_us": middle["dispatch"] + middle["tiling"] + middle["gate"], "us": middle}
+    overhead_us = middle["dispatch"] + middle["tiling"] + middle["gate"]
+    return {"overhead_us": overhead_us, "bare_copy_us": bare_copy_us(backend, small, scale), "us": middle}
+
+
+def bare_copy_us(backend: NullBackend, small: list[Image], scale: Scale) -> float:
+    """Of ``tiling``, what the machine takes by itself: the frames copied into as many slots, with nothing between."""
+    slots = [backend.make_slot(BATCH) for _ in range(RunSettings().bulk.slots)]
+    times = []
+    for _ in range(scale.rounds):
+        started = time.perf_counter()
+        for number, frame in enumerate(cycle(small, scale.tiles)):
+            slots[number // BATCH % len(slots)].pixels[number % BATCH] = frame
+        times.append(1e6 * (time.perf_counter() - started) / scale.tiles)
+    return statistics.median(times)
 
 
 def measure_gate(bundle: Bundle, backend: Backend, scale: Scale) -> tuple[dict[str, Any], float]:
     """Frames a second with the gate at alpha 0.01 over gate off, on large frames; parts missed on unseen seeds.
 
-    The gate is calibrated with a confidence, and on many parts, lest the luck of one draw of parts decide the figures.
+    Calibrated on many parts, lest the luck of one draw of parts decide the figures; the threshold that holds alpha for
+    this very calibration with a confidence, instead of on average, stands beside it.
     """
     seen = score_tiles(bundle, backend, CarbonFabric(scale.calibration, seed=7101))
-    found = calibrate_gate(seen.score, seen.parts, seen.defect_px >= MIN_DEFECT_PX, confidence=scale.confidence)
     unseen = score_tiles(bundle, backend, CarbonFabric(scale.unseen, seed=7201, defect_share=1.0))
     defective = unseen.defect_px >= MIN_DEFECT_PX
     parts = {part for part, is_bad in zip(unseen.parts, defective, strict=True) if is_bad}
-    caught = {
-        p for p, bad, s in zip(unseen.parts, defective, unseen.score, strict=True) if bad and s >= found.threshold
-    }
     large = CarbonFabric(scale.large_frames, seed=7301, size=scale.large)
     frames = [large.read(n) for n in range(scale.large_frames)]
     images = [sample.image for sample in frames]
     framing = framing_for(*scale.large, bundle.manifest.tile_px, "tile")
-    rates: dict[str, list[float]] = {"on": [], "off": []}
-    picked = tiles = 0
+    asked = {"on": None} | ({"confident": scale.confidence} if scale.confidence is not None else {})
+    gates = {
+        name: calibrate_gate(seen.score, seen.parts, seen.defect_px >= MIN_DEFECT_PX, confidence=confidence)
+        for name, confidence in asked.items()
+    }
+    rates: dict[str, list[float]] = {"off": [], **{name: [] for name in gates}}
+    shares: dict[str, float] = {}
     for turn in range(max(2, scale.rounds // 2) + 1):
-        for name, gate in (("on", found.threshold), ("off", "off")):
-            done = run(bundle, backend, images, RunSettings(gate=gate, framing=framing))  # type: ignore[arg-type]
+        for name, values in rates.items():
+            gate: Any = gates[name].threshold if name in gates else "off"
+            done = run(bundle, backend, images, RunSettings(gate=gate, framing=framing))
+            shares[name] = done.picked / done.tiles
             if turn:
-                rates[name].append(done.frames / done.seconds)
-            if name == "on":
-                picked, tiles = done.picked, done.tiles
-    return {
-        "speedup": ratio(rates["on"], rates["off"]),
-        "missed": 1 - len(caught) / len(parts),
-        "missed_parts": len(parts) - len(caught),
-        "unseen_parts": len(parts),
-        "alpha": found.alpha,
-        "confidence": found.confidence,
-        "threshold": found.threshold,
-        "calibrated_on": found.parts,
-        "frames_per_s": {name: statistics.median(values) for name, values in rates.items()},
-        "picked_share": picked / tiles,
-        "defective_frames": sum(bool(sample.mask.any()) for sample in frames),
-    }, found.threshold
-
-
-def paced(frames: list[Image], count: int, period_s: float) -> Iterable[Frame]:
-    """A ring of frames at a fixed rate, each stamped when it was due."""
-    start_ns = time.monotonic_ns() + 10_000_000
-    for number in range(count):
-        due_ns = start_ns + int(number * period_s * 1e9)
-        time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
-        yield Frame(frames[number % len(frames)], str(number), due_ns, str(number), "ring", number)
-
-
-def measure_live(
-    bundle: Bundle, backend: Backend, small: list[Image], threshold: float, scale: Scale
-) -> dict[str, Any]:
-    """Rings at 80 % of what live running can do: frames of one tile, gate off and on, and frames of nine, gate on.
-
-    With the gate on a frame takes as long as its picked tiles ask for, so latencies are given by their number: 0, and
-    the sizes of batches that it is rounded up to. All picked is the worst case.
-    """
-    side = bundle.manifest.tile_px
-    size = 3 * side - 2 * framing_for(side, side, side, "tile").overlap_px
-    tiled = CarbonFabric(len(small), seed=7401, size=(size, size))
-    large = [tiled.read(n).image for n in range(len(small))]
-    result: dict[str, Any] = {}
-    for name, gate, frames in (("off", "off", small), ("on", threshold, small), ("nine tiles, on", threshold, large)):
-        framing = framing_for(size, size, side, "tile") if frames is large else None
-        settings = RunSettings(gate=gate, framing=framing, live=LiveSettings(waiting=4))  # type: ignore[arg-type]
-        count = scale.live_frames if frames is small else scale.live_frames // 4
-        probe = run(bundle, backend, cycle(frames, max(50, count // 50)), settings, live=True)
-        capacity = probe.frames / probe.seconds
-        done = run(bundle, backend, paced(frames, count, 1 / (0.8 * capacity)), settings, live=True)
-        by_picked: dict[str, Percentiles] = {"all": Percentiles()}
-        for latency, picked in zip(done.latencies, done.picked_of, strict=True):
-            bucket = f"picked {next((n for n in (0, 1, 2, 4, 8) if picked <= n), 16)}"
-            by_picked.setdefault(bucket, Percentiles()).add(latency["total"])
-            by_picked["all"].add(latency["total"])
-        result[name] = {
-            bucket: {
-                "frames": p.count,
-                "p50_ms": p.at(0.5),
-                "p99_ms": p.at(0.99),
-                "p999_ms": p.at(0.999),
-                "largest_ms": p.largest,
-                "p999_over_p50": p.at(0.999) / p.at(0.5),
-            }
-            for bucket, p in sorted(by_picked.items())
+                values.append(done.frames / done.seconds)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, found in gates.items():
+        scores = zip(unseen.parts, defective, unseen.score, strict=True)
+        caught = {part for part, is_bad, score in scores if is_bad and score >= found.threshold}
+        rows[name] = {
+            "speedup": ratio(rates[name], rates["off"]),
+            "missed": 1 - len(caught) / len(parts),
+            "missed_parts": len(parts) - len(caught),
+            "confidence": found.confidence,
+            "threshold": found.threshold,
+            "picked_share": shares[name],
         }
-        result[name]["capacity_per_s"] = capacity
-    off = result["off"]["all"]
-    return {"p50_ms": off["p50_ms"], "p999_ms": off["p999_ms"], "frames": scale.live_frames, "gate": result}
+    result = {
+        **rows.pop("on"),
+        **rows,
+        "unseen_parts": len(parts),
+        "alpha": gates["on"].alpha,
+        "calibrated_on": gates["on"].parts,
+        "frames_per_s": {name: statistics.median(values) for name, values in rates.items()},
+        "defective_frames": sum(bool(sample.mask.any()) for sample in frames),
+    }
+    return result, gates["on"].threshold
 
 
 def measure_soak(
@@ -351,7 +241,9 @@ def measure_soak(
         tasks, files = (len(os.listdir(f"/proc/self/{name}")) for name in ("task", "fd"))
         return {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "threads": tasks, "files": files}
 
-    settings, first, last = RunSettings(gate=threshold), {}, {}
+    settings = RunSettings(gate=threshold)
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
     timed = TimedBackend(backend)
     with Session(bundle, [cycle(small, scale.soak_frames)], settings, backend=lambda: timed) as session:
         for number, _ in enumerate(session):
@@ -373,7 +265,7 @@ def lines_of(value: Any, name: str = "") -> Iterator[str]:
         for key, item in value.items():
             yield from lines_of(item, f"{name}.{key}" if name else key)
     else:
-        yield f"{name:<48}{value:.4g}" if isinstance(value, float) else f"{name:<48}{value}"
+        yield f"{name:<56}{value:.4g}" if isinstance(value, float) else f"{name:<56}{value}"
 
 
 if __name__ == "__main__":
