@@ -26,6 +26,9 @@ class Inbox:
         frame in its place.
     changed
         Shared by several inboxes that one thread reads.
+    small_bytes
+        Four times as many may wait while their pixels take less than this in all: to wake the reading thread costs more
+        than a small frame does.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Inbox:
         waiting: int,
         when_full: Literal["block", "drop-oldest"] = "block",
         changed: threading.Condition | None = None,
+        small_bytes: int = 0,
     ) -> None:
         self.source = source
         self.error: Exception | None = None
@@ -41,9 +45,9 @@ class Inbox:
         self.waited_s = 0.0
         """How long :meth:`wait` has held its caller up."""
         self.changed = changed or threading.Condition()
-        self._waiting, self._drop = waiting, when_full == "drop-oldest"
+        self._waiting, self._drop, self._small_bytes = waiting, when_full == "drop-oldest", small_bytes
         self._items: deque[Item] = deque()
-        self._frames = 0
+        self._frames = self._bytes = 0
         self._stopped = self._ended = False
         self._thread = threading.Thread(target=self._read, name="read the source", daemon=True)
         self._thread.start()
@@ -54,7 +58,9 @@ class Inbox:
             if not self._items:
                 return None
             item = self._items.popleft()
-            self._frames -= isinstance(item, Frame)
+            if isinstance(item, Frame):
+                self._frames -= 1
+                self._bytes -= item.pixels.nbytes
             if self._frames <= self._waiting // 2:  # not for each: a switch of threads costs more than a tile
                 self.changed.notify_all()
             return item
@@ -104,6 +110,7 @@ class Inbox:
                     if isinstance(item, Frame):
                         self._make_room()
                         self._frames += 1
+                        self._bytes += item.pixels.nbytes
                     self._items.append(item)
                     if len(self._items) == 1:
                         self.changed.notify_all()
@@ -121,7 +128,12 @@ class Inbox:
             while self._frames >= self._waiting:
                 self._drop_oldest()
             return
-        self.changed.wait_for(lambda: self._frames < self._waiting or self._stopped)
+        self.changed.wait_for(lambda: self._has_room or self._stopped)
+
+    @property
+    def _has_room(self) -> bool:
+        small = self._bytes < self._small_bytes and self._frames < 4 * self._waiting
+        return small or self._frames < self._waiting
 
     def _drop_oldest(self) -> None:
         for place, item in enumerate(self._items):
@@ -131,6 +143,7 @@ class Inbox:
                     reason, item.part_id, item.taken_ns, item.name, item.source, item.sequence
                 )
                 self._frames -= 1
+                self._bytes -= item.pixels.nbytes
                 self.dropped += 1
                 return
 

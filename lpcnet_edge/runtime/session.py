@@ -33,6 +33,9 @@ SourceSpec = str | Path | Iterable[object] | Source
 _READ_AHEAD = 16
 """Frames that are decoded and wait for a slot in bulk."""
 
+_READ_AHEAD_BYTES = 32 << 20
+"""Within so many bytes small ones may be four times as many."""
+
 
 class Session:
     """A run over one source, or live over several that share the engines. A context manager; iterate once.
@@ -174,11 +177,11 @@ class Session:
         if self.live:
             run = LiveRun(self.pipeline, self._room, self._inboxes, rule, self._idle)
             run.warm_up()
-            waiting, when_full = rule.waiting, rule.when_full
+            waiting, when_full, small_bytes = rule.waiting, rule.when_full, 0
         else:
-            waiting, when_full = _READ_AHEAD, "block"
+            waiting, when_full, small_bytes = _READ_AHEAD, "block", _READ_AHEAD_BYTES
         self.started_s = time.monotonic()
-        self._inboxes += [Inbox(source, waiting, when_full, changed) for source in self._sources]
+        self._inboxes += [Inbox(source, waiting, when_full, changed, small_bytes) for source in self._sources]
         if self._stopping:
             self.stop()
         if not self.live:
