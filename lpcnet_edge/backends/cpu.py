@@ -26,7 +26,7 @@ LOCALIZATION, CONFIDENCE = "localization", "confidence"
 
 @dataclass(eq=False)
 class _Own(Generic[Job]):
-    """The embedding of every tile, (N, E, S/16, S/16) float32; copies of picked tiles that do not lie side by side."""
+    """The embedding of every tile, float32, as the engines lay it out; copies of picked tiles that do not adjoin."""
 
     embedding: NDArray[np.float32]
     stage: str = ""

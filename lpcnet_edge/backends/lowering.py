@@ -40,6 +40,27 @@ def without_picking(model: onnx.ModelProto) -> onnx.ModelProto:
     return to_model(graph)
 
 
+def with_channels_last(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a stage that gives, or takes, its embedding as (N, S/16, S/16, E), as CPU convolutions have it inside.
+
+    What one stage writes for the other alone need not be turned over twice on the way.
+    """
+    graph = from_model(model)
+    for tensor in [tensor for tensor in graph.outputs if tensor.name == "embedding"]:
+        tensor.name = "embedding/planes"
+        last = gs.Variable("embedding", tensor.dtype, [tensor.shape[axis] for axis in (0, 2, 3, 1)])
+        graph.nodes.append(gs.Node("Transpose", "embedding/channels_last", {"perm": [0, 2, 3, 1]}, [tensor], [last]))
+        graph.outputs[graph.outputs.index(tensor)] = last
+    for tensor in [tensor for tensor in graph.inputs if tensor.name == "embedding"]:
+        planes = gs.Variable("embedding/planes", tensor.dtype)
+        for reader in list(tensor.outputs):
+            reader.inputs = [planes if read is tensor else read for read in reader.inputs]
+        tensor.shape = [tensor.shape[axis] for axis in (0, 2, 3, 1)]
+        graph.nodes.append(gs.Node("Transpose", "embedding/channels_first", {"perm": [0, 3, 1, 2]}, [tensor], [planes]))
+    graph.cleanup().toposort()
+    return to_model(graph)
+
+
 def behind_relu(tensor: gs.Variable) -> bool:
     """Whether a tensor is provably non-negative: a ReLU's, through what keeps signs."""
     if not tensor.inputs:

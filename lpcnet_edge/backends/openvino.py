@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from lpcnet_edge.backends.cpu import CONFIDENCE
 from lpcnet_edge.backends.doubling import double_by_rows
-from lpcnet_edge.backends.lowering import lower_for_cpu
+from lpcnet_edge.backends.lowering import lower_for_cpu, with_channels_last, without_picking
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.backends.signal_stack import signal_stack_kept
 from lpcnet_edge.errors import BadArtifact
@@ -54,6 +55,20 @@ def parts_of(proto: onnx.ModelProto, *, quantised: bool) -> list[tuple[onnx.Mode
     inputs, outputs = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
     trunk, tail = extractor.extract_model(inputs, [_LOGITS]), extractor.extract_model([_LOGITS], outputs)
     return [(trunk, _NO_SNIPPETS), (tail, {})]
+
+
+def slot_parts(model: bytes, stage: str) -> list[tuple[onnx.ModelProto, dict[str, Any]]]:
+    """:func:`parts_of` of a bundle's stage as the pipeline's slots run it.
+
+    Stage 2 computes every tile it is given, and the embedding between the stages has its channels last:
+    (N, S/16, S/16, E).
+    """
+    proto = onnx.load_model_from_string(model)
+    quantised = is_quantised(proto)
+    if stage == CONFIDENCE:
+        proto = without_picking(proto)
+    proto = with_channels_last(proto)
+    return parts_of(lower_for_cpu(proto) if quantised else proto, quantised=quantised)
 
 
 class OpenVinoEngine:

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from lpcnet_edge.backends.cpu import CONFIDENCE
-from lpcnet_edge.backends.lowering import lower_for_cpu, without_picking
-from lpcnet_edge.backends.openvino import is_quantised, parts_of
+from lpcnet_edge.backends.openvino import slot_parts
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.backends.signal_stack import signal_stack_kept
 
@@ -36,22 +33,17 @@ class RawPart:
 
 
 @signal_stack_kept()
-def write_parts(
-    model: bytes, stage: str, feeds: dict[str, NDArray[Any]], folder: Path
-) -> tuple[list[RawPart], dict[str, NDArray[Any]]]:
-    """Write the graphs of a stage for the batch of ``feeds``, with what goes into each; also what the last gives out.
+def write_parts(model: bytes, stage: str, feeds: dict[str, NDArray[Any]], folder: Path) -> list[RawPart]:
+    """Write the graphs of a stage for the batch of ``feeds``, with what goes into each.
 
-    Names as the backend has them; stage 2 takes ``pixels`` and ``embedding`` of the tiles to compute.
+    ``feeds`` are as the ONNX file has them, the ``embedding`` (M, E, S/16, S/16) among them for stage 2, which takes
+    only tiles to compute; the files are as the backend has them.
     """
-    proto = onnx.load_model_from_string(model)
-    quantised = is_quantised(proto)
-    if stage == CONFIDENCE:
-        proto = without_picking(proto)
-    if quantised:
-        proto = lower_for_cpu(proto)
+    if "embedding" in feeds:
+        feeds = {**feeds, "embedding": np.ascontiguousarray(np.moveaxis(feeds["embedding"], 1, 3))}
     core = openvino.Core()
     parts = []
-    for number, (part, extra) in enumerate(parts_of(proto, quantised=quantised)):
+    for number, (part, extra) in enumerate(slot_parts(model, stage)):
         graph = core.read_model(part.SerializeToString())
         graph.reshape({name: list(array.shape) for name, array in feeds.items()})
         feeds = {_plain_name(graph, name): array for name, array in feeds.items()}
@@ -68,7 +60,7 @@ def write_parts(
         request = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **extra}).create_infer_request()
         request.infer(feeds)
         feeds = {output.any_name: np.array(request.get_tensor(output).data) for output in graph.outputs}
-    return parts, feeds
+    return parts
 
 
 def _plain_name(graph: Any, name: str) -> str:

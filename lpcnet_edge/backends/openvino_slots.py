@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
 
 from lpcnet_edge.backends.batches import Bucket
-from lpcnet_edge.backends.cpu import CONFIDENCE, CpuBackend, Feeds
-from lpcnet_edge.backends.lowering import lower_for_cpu, without_picking
-from lpcnet_edge.backends.openvino import OpenVinoEngine, is_quantised, parts_of, settings_for
+from lpcnet_edge.backends.cpu import CpuBackend, Feeds
+from lpcnet_edge.backends.openvino import OpenVinoEngine, settings_for, slot_parts
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.backends.signal_stack import signal_stack_kept
 from lpcnet_edge.backends.tuning import Tuning
@@ -85,19 +83,14 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
     @signal_stack_kept()
     def __init__(self, bundle: Bundle, tuning: Tuning, *, cache: Path | None = None, bfloat16: bool = False) -> None:
         super().__init__(bundle.manifest, tuning.sizes)
+        self._embedding = (*self._embedding[1:], self._embedding[0])  # channels last
         self._core = openvino.Core()
         self._cache = cache
         settings = settings_for(bfloat16=bfloat16, threads=tuning.threads, streams=tuning.streams)
         self._models: dict[tuple[str, int], list[Any]] = {}
         self._idle: dict[tuple[str, int], list[_Chain]] = {}
         for stage, spec in bundle.manifest.stages.items():
-            proto = onnx.load_model_from_string(bundle.read(spec.file))
-            quantised = is_quantised(proto)
-            if stage == CONFIDENCE:
-                proto = without_picking(proto)
-            if quantised:
-                proto = lower_for_cpu(proto)
-            parts = parts_of(proto, quantised=quantised)
+            parts = slot_parts(bundle.read(spec.file), stage)
             for size in self.sizes:
                 with _refusals(stage):
                     self._models[stage, size] = self._compile(stage, parts, size, settings)

@@ -91,7 +91,7 @@ class BenchmarkApp:
 
         if (stage, batch) not in self._parts:
             model = self._bundle.read(self._bundle.manifest.stages[stage].file)
-            self._parts[stage, batch] = write_parts(model, stage, self._inputs.of(stage, batch), self._folder)[0]
+            self._parts[stage, batch] = write_parts(model, stage, self._inputs.of(stage, batch), self._folder)
         per_batch_s = sum(self._batch_s(part, seconds) for part in self._parts[stage, batch])
         return batch / per_batch_s
 

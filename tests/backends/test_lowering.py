@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from lpcnet_edge.backends.graphs import OPSET, from_model, to_model
-from lpcnet_edge.backends.lowering import behind_relu, lower_for_cpu, without_picking
+from lpcnet_edge.backends.lowering import behind_relu, lower_for_cpu, with_channels_last, without_picking
 from lpcnet_edge.backends.onnxruntime import OnnxRuntimeEngine
 from lpcnet_edge.build.quantise import quantise
 
@@ -168,3 +168,18 @@ def test_without_picking_every_tile_is_computed(small: Exported) -> None:
     feeds.pop("picked")
     without = OnnxRuntimeEngine(whole.SerializeToString()).run(feeds)
     assert all(np.array_equal(with_picking[name], without[name]) for name in without)
+
+
+def test_an_embedding_handed_on_channels_last_is_the_same_embedding(small: Exported) -> None:
+    first, second = (OnnxRuntimeEngine(small.float_models[stage].SerializeToString()) for stage in STAGES)
+    turned = [OnnxRuntimeEngine(with_channels_last(small.float_models[stage]).SerializeToString()) for stage in STAGES]
+    tiles, picked = small.tiles[:3], np.array([2, 0], np.int32)
+    plain = first.run({"pixels": tiles})
+    last = turned[0].run({"pixels": tiles})
+    np.testing.assert_array_equal(last["embedding"], np.moveaxis(plain["embedding"], 1, 3))
+    np.testing.assert_array_equal(last["score"], plain["score"])
+    found = turned[1].run({"pixels": tiles, "embedding": last["embedding"], "picked": picked})
+    wanted = second.run({"pixels": tiles, "embedding": plain["embedding"], "picked": picked})
+    assert wanted["classes"].any(), "nothing but background proves nothing"
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
