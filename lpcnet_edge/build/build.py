@@ -29,7 +29,7 @@ from lpcnet_edge.build.parity import check_parity
 from lpcnet_edge.build.qat import Candidate, tune
 from lpcnet_edge.build.ranging import find_ranges, methods_report
 from lpcnet_edge.build.report import as_json, curve, curve_png, summary
-from lpcnet_edge.build.restore import Step, multiply_adds, restore, sensitivity
+from lpcnet_edge.build.restore import Step, kept_sensitivity, multiply_adds, restore
 from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
 from lpcnet_edge.bundle.cache import cache_root
 from lpcnet_edge.bundle.manifest import Manifest, StageSpec
@@ -133,7 +133,7 @@ def build_bundle(
             )
             notes.append(int8.note)
             report["qat"] = int8.report
-        steps = _hold(int8, tiles, judge, settings, progress)
+        steps = _hold(int8, tiles, judge, settings, _private(root / "sensitivity"), progress)
         keep_float = steps[-1].restored
         final = int8.engines.quantised_pair(int8.ranges, keep_float)
         judgement = steps[-1].judgement
@@ -219,15 +219,20 @@ def _measured(engines: Engines, settings: BuildSettings, judge: Judge) -> Judgem
 
 
 def _hold(
-    int8: Candidate, tiles: NDArray[np.uint8], judge: Judge, settings: BuildSettings, progress: Progress
+    int8: Candidate,
+    tiles: NDArray[np.uint8],
+    judge: Judge,
+    settings: BuildSettings,
+    cache: Path,
+    progress: Progress,
 ) -> list[Step]:
     """INT8 throughout if it holds, else with layers restored; the last step is the one that holds."""
     first, engines, ranges = int8.judgement, int8.engines, int8.ranges
     costs = multiply_adds(engines.pair.localization) | multiply_adds(engines.pair.confidence)
     if not first.broken(settings.max_drop):
         return [Step((), 1.0, first)]
-    order = sensitivity(
-        engines.pair, ranges, tiles[:SENSITIVITY_TILES], lambda d, t: progress("measuring sensitivity", d, t)
+    order = kept_sensitivity(
+        engines.pair, ranges, tiles[:SENSITIVITY_TILES], cache, lambda d, t: progress("measuring sensitivity", d, t)
     )
     return restore(
         list(order),

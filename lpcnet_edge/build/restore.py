@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +18,7 @@ from lpcnet_edge.build.judging import Judgement
 from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.quantise import place, quantisable, quantise
 from lpcnet_edge.errors import BuildFailed
+from lpcnet_edge.files import write_atomically
 
 Progress = Callable[[int, int], None]
 
@@ -78,6 +82,26 @@ def sensitivity(
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
+def kept_sensitivity(
+    pair: OnnxPair, ranges: Mapping[str, float], tiles: NDArray[np.uint8], cache: Path, progress: Progress | None = None
+) -> dict[str, float]:
+    """:func:`sensitivity` of all layers, from the folder ``cache`` where it was measured of just these three before."""
+    digest = hashlib.sha256(json.dumps([tiles.shape, sorted(ranges.items())]).encode())
+    for data in (pair.localization.SerializeToString(), pair.confidence.SerializeToString(), tiles.tobytes()):
+        digest.update(hashlib.sha256(data).digest())
+    path = cache / f"{digest.hexdigest()}.json"
+    layers = {name for model in (pair.localization, pair.confidence) for name in place(from_model(model)).convs}
+    try:
+        found = {str(name): float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+        if set(found) == layers:
+            return found
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # not there, or damaged: measured again
+    found = sensitivity(pair, ranges, tiles, progress)
+    write_atomically(path, json.dumps(found))
+    return found
+
+
 def restore(
     order: Sequence[str],
     costs: Mapping[str, int],
@@ -89,8 +113,9 @@ def restore(
 ) -> list[Step]:
     """Return layers to float in ``order`` until nothing is broken; the steps, the last of which holds.
 
-    Then those return to INT8, the most costly first, that turn out not to be needed: the order is that of each layer
-    alone, and one that disturbs its stage's logits most need not be the one that moves a decision.
+    Then those return to INT8 that turn out not to be needed, all but the last at once or else one by one, the most
+    costly first: the order is that of each layer alone, and one that disturbs its stage's logits most need not be the
+    one that moves a decision.
 
     ``judge`` measures the engines with these layers in float. Raises ``BuildFailed`` when INT8 would be left with less
     than half of the multiply-adds; ``tuned`` says that a fine-tune has been tried, so that it is not proposed.
@@ -110,11 +135,19 @@ def restore(
                 tuned,
             )
         steps.append(Step(restored, share, judge(restored)))
-    for name in sorted(restored[:-1], key=lambda name: -costs[name]):
-        fewer = tuple(other for other in steps[-1].restored if other != name)
+
+    def holds(fewer: tuple[str, ...]) -> bool:
         judgement = judge(fewer)
-        if not judgement.broken(max_drop):
-            steps.append(Step(fewer, 1.0 - sum(costs[name] for name in fewer) / total, judgement))
+        if judgement.broken(max_drop):
+            return False
+        steps.append(Step(fewer, 1.0 - sum(costs[name] for name in fewer) / total, judgement))
+        return True
+
+    needs_more = len(restored) > 2 and not holds(restored[-1:])
+    for name in sorted(steps[-1].restored[:-1], key=lambda name: -costs[name]):
+        fewer = tuple(other for other in steps[-1].restored if other != name)
+        if not (needs_more and fewer == restored[-1:]):
+            holds(fewer)
     return steps
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,15 @@ from hypothesis import strategies as st
 from lpcnet_edge.backends.graphs import from_model
 from lpcnet_edge.build.judging import MAX_LOST_SHARE, Judgement
 from lpcnet_edge.build.quantise import place
-from lpcnet_edge.build.restore import LEAST_INT8_SHARE, Step, multiply_adds, restore, sensitivity, sqnr_db
+from lpcnet_edge.build.restore import (
+    LEAST_INT8_SHARE,
+    Step,
+    kept_sensitivity,
+    multiply_adds,
+    restore,
+    sensitivity,
+    sqnr_db,
+)
 from lpcnet_edge.errors import BuildFailed
 
 LAYERS = ("a", "b", "c", "d")
@@ -57,8 +67,20 @@ def test_layers_that_were_not_needed_return_to_int8() -> None:
         return judgement(0.1 if "c" in restored else 2.0)
 
     steps = restore(("a", "b", "c"), {**COSTS, "d": 200}, judge, 0.5, judgement(2.0))
-    assert [step.restored for step in steps] == [(), ("a",), ("a", "b"), ("a", "b", "c"), ("a", "c"), ("c",)]
+    assert [step.restored for step in steps] == [(), ("a",), ("a", "b"), ("a", "b", "c"), ("c",)]
     assert steps[-1].int8_share == pytest.approx(1 - 30 / 260)
+
+
+def test_of_layers_needed_together_only_the_others_return_to_int8() -> None:
+    judged: list[tuple[str, ...]] = []
+
+    def judge(restored: tuple[str, ...]) -> Judgement:
+        judged.append(restored)
+        return judgement(0.1 if {"a", "c"} <= set(restored) else 2.0)
+
+    steps = restore(("a", "b", "c"), {**COSTS, "d": 200}, judge, 0.5, judgement(2.0))
+    assert steps[-1].restored == ("a", "c")
+    assert judged == [("a",), ("a", "b"), ("a", "b", "c"), ("c",), ("a", "c")], "c alone is asked once"
 
 
 def test_a_fine_tune_that_was_tried_is_not_proposed_again() -> None:
@@ -163,6 +185,24 @@ def test_a_layer_whose_range_is_far_too_small_comes_first(stage: str, small: Exp
     layers = [name for m in small.float_models.values() for name in place(from_model(m)).convs]
     assert sorted(found) == sorted(layers)
     assert seen == [(done, len(layers)) for done in range(1, len(layers) + 1)]
+
+
+def test_what_was_measured_is_kept_for_just_these_networks_ranges_and_tiles(
+    small: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = small.tiles[:2]
+    first = kept_sensitivity(small.pair, small.ranges, tiles, tmp_path)
+    monkeypatch.setattr("lpcnet_edge.build.restore.sensitivity", lambda *_: {"measured": 1.0})
+    again = kept_sensitivity(small.pair, small.ranges, tiles, tmp_path)
+    assert list(again.items()) == list(first.items()), "in the same order"
+    (path,) = tmp_path.iterdir()
+    other = {name: 2 * value for name, value in small.ranges.items()}
+    swapped = type(small.pair)(small.pair.confidence, small.pair.localization)
+    for asked in ((swapped, small.ranges, tiles), (small.pair, other, tiles), (small.pair, small.ranges, tiles[:1])):
+        assert kept_sensitivity(*asked, tmp_path) == {"measured": 1.0}
+    for damaged in ("", "[]", '{"stage1/stem/conv": 3.0}', json.dumps({**first, "stage1/stem/conv": None})):
+        path.write_text(damaged)
+        assert kept_sensitivity(small.pair, small.ranges, tiles, tmp_path) == {"measured": 1.0}
 
 
 def test_a_layer_with_an_outlier_weight_comes_first(small: Exported) -> None:
