@@ -2,7 +2,7 @@ r"""Does LPC-Net's idea pay? The ablation and the peers, trained alike, measured
 
     python benchmarks/accuracy/study.py --data DIR [--configs backbone lpc-net ...] [--folds 1 2 3 4] [--seeds 0 1 ...]
         [--split tile|image] [--grouping index|numbers] [--steps N] [--batch N] [--crop PX] [--threads N] [--jobs N]
-        [--records benchmarks/records/study] [--work runs/study/work] [--dry-run]
+        [--start WORK] [--records benchmarks/records/study] [--work runs/study/work] [--dry-run]
     python benchmarks/accuracy/study.py --data carbon-fabric:count=3000,seed=1 \
         --test carbon-fabric:count=300,seed=900002
 
@@ -53,6 +53,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, for one GPU")
     parser.add_argument("--records", type=Path, default=Path("benchmarks/records/study"))
     parser.add_argument("--work", type=Path, default=Path("runs/study/work"))
+    parser.add_argument("--start", type=Path, help="--work of another study: begin with what the same configs learned")
     parser.add_argument("--dry-run", action="store_true", help="say which runs there are and which are done")
     return parser
 
@@ -87,6 +88,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         recipe_steps=base.steps,
         records=args.records,
         work=args.work,
+        start=args.start,
     )
 
 
@@ -98,7 +100,10 @@ def runs_of(args: argparse.Namespace, plan: Plan) -> list[Run]:
         if fold not in known:
             raise UsageError(f"there is no fold {fold!r}", mend=f"use some of: {', '.join(known)}")
     configs = CONFIGURATIONS if ALL in args.configs else tuple(dict.fromkeys(args.configs))
-    return [Run(config, fold, seed) for seed in args.seeds for fold in folds for config in configs]
+    runs = [Run(config, fold, seed) for seed in args.seeds for fold in folds for config in configs]
+    for run in runs:
+        plan.started_from(run)  # what is missing is said now, not after hours
+    return runs
 
 
 def say(done: int, total: int, run: Run, text: str) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from lpcnet_edge.check.walk import walk
+from lpcnet_edge.config import from_mapping
 from lpcnet_edge.metrics import confusion_matrix
+from lpcnet_edge.network.config import NetworkConfig
 from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.types import Dataset, Entry
 
@@ -25,6 +29,13 @@ def load_into(network: Any, weights: Path, tile_px: int) -> FloatNetwork:
 
     network.load_state_dict(load_file(weights), strict=False)
     return FloatNetwork(network, tile_px, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_run(folder: Path, build: Callable[[NetworkConfig], Any]) -> FloatNetwork:
+    """The network that a finished run left in its folder; ``build`` makes one of the run's configuration."""
+    card = yaml.safe_load((folder / "card.yaml").read_text())
+    config = from_mapping(NetworkConfig, card["network"], f"{folder.name}/card.yaml: network")
+    return load_into(build(config), folder / "weights.safetensors", card["weights"]["tile_px"])
 
 
 def measure_by_part(network: FloatNetwork, held_out: Dataset, *, scores: bool) -> tuple[dict[str, Any], Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import yaml
 from study_bootstrap import named_figures
-from study_measure import code_digest, device, load_into, measure_by_part
+from study_measure import code_digest, device, load_into, load_run, measure_by_part
 from study_networks import builder, cost_of, needs_stage1, recipe_of
 from study_records import SCHEMA, read_record, write_record
 
@@ -66,6 +66,9 @@ class Plan:
         The recipe, with the study's own budget, and the steps that it has by itself.
     records, work
         Where records go, and where runs keep checkpoints and weights.
+    start
+        The work folder of another study, whose run of the same configuration and seed each run begins with; None for
+        random weights.
     """
 
     data: Dataset
@@ -76,6 +79,7 @@ class Plan:
     recipe_steps: int
     records: Path
     work: Path
+    start: Path | None = None
 
     def folds(self) -> list[str]:
         """The folds to hold out in turn; one named ``unseen`` where there are images of their own for it."""
@@ -109,7 +113,34 @@ class Plan:
             "test_digest": None if self.test is None else self.test.digest(),
             "split": UNSEEN if self.test is not None else self.split,
             "recipe": recipe,
+            **({} if self.start is None else {"start": self.origin()}),
         }
+
+    def origin(self) -> str:
+        """What runs begin with, in words; raises ``UsageError`` where the folder holds no or two studies."""
+        if self.start is None:
+            return "random weights"
+        names = {path.parent.name for path in self.start.glob("*.fold-*.seed-*/weights.safetensors")}
+        studies = sorted({name.partition(".fold-")[0].rpartition(".")[0] for name in names})
+        if len(studies) != 1:
+            raise UsageError(
+                f"{self.start} holds finished runs of {len(studies)} studies: {', '.join(studies) or 'none'}",
+                mend="give the --work folder of one study that has run",
+            )
+        return f"what the same configuration and seed learned in {studies[0]}"
+
+    def started_from(self, run: Run) -> Path | None:
+        """The folder of the run that a run begins with; raises ``UsageError`` where there is not exactly one."""
+        if self.start is None:
+            return None
+        pattern = f"*.{run.config}.fold-*.seed-{run.seed}"
+        found = [path.parent for path in sorted(self.start.glob(f"{pattern}/weights.safetensors"))]
+        if len(found) != 1:
+            raise UsageError(
+                f"{self.start} holds {len(found)} finished runs named {pattern}: one is needed to start from",
+                mend="run the other study first, with the same --configs and --seeds, and give its --work here",
+            )
+        return found[0]
 
     def name_of(self, run: Run) -> str:
         """Name of a run's record and folder."""
@@ -174,7 +205,9 @@ def _measure(
         return built[-1]
 
     notes = {"study": plan.name_of(run), "excluded_folds": [run.fold]}
-    summary = train(training, recipe, folder, resume=True, progress=progress, notes=notes, build=build)
+    origin = plan.started_from(run)
+    start = None if origin is None else load_run(origin, builder(run.config))
+    summary = train(training, recipe, folder, resume=True, progress=progress, start=start, notes=notes, build=build)
     if summary.weights is None:
         raise Interrupted
     card = yaml.safe_load((folder / "card.yaml").read_text())
@@ -197,7 +230,7 @@ def _measure(
             "crop_px": sampling.crop_px,
             "tile_px": recipe.tile_px,
             "crops": recipe.steps * sampling.batch,
-            "start": "random weights",
+            "start": plan.origin(),
         },
         "network": {"parameters": cost.parameters, "flops": cost.flops},
         "data": {

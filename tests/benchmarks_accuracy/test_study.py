@@ -97,6 +97,26 @@ def test_finished_runs_are_found_and_not_mixed_with_another_study(
     assert study.main(args) == 3
 
 
+def test_a_study_goes_on_from_what_each_configuration_learned_in_another(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = ("--configs", "backbone", "lpc-net")
+    assert study.main(arguments(tiles, tmp_path / "first", *configs)) == 0
+    begun = str(tmp_path / "first" / "work")
+    assert study.main(arguments(tiles, tmp_path / "then", *configs, "--start", begun)) == 0
+    then = records(tmp_path / "then")
+    origin = "what the same configuration and seed learned in tiles.tile"
+    for name, one in records(tmp_path / "first").items():
+        assert (one["budget"]["start"], then[name]["budget"]["start"]) == ("random weights", origin)
+        assert then[name]["weights_sha256"] != one["weights_sha256"]
+    assert study.main(arguments(tiles, tmp_path / "first", *configs, "--start", begun)) == UsageError.exit_code
+    assert "another study: start differ" in capsys.readouterr().err
+    assert study.main(arguments(tiles, tmp_path / "none", "--seeds", "5", "--start", begun)) == UsageError.exit_code
+    assert "lpc-net.fold-*.seed-5" in capsys.readouterr().err
+    assert study.main(arguments(tiles, tmp_path / "none", "--start", str(tmp_path))) == UsageError.exit_code
+    assert "holds finished runs of 0 studies" in capsys.readouterr().err
+
+
 def test_runs_side_by_side_leave_the_records_of_runs_in_turn(tiles: Path, tmp_path: Path) -> None:
     more = ("--configs", "backbone", "pcm", "--steps", "1")
     assert study.main(arguments(tiles, tmp_path / "turn", *more)) == 0
