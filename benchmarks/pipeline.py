@@ -36,6 +36,7 @@ from lpcnet_edge.bench.timed import TimedBackend, attribution
 from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
 from lpcnet_edge.metrics.conformal import calibrate_gate
+from lpcnet_edge.runtime.framing import Framing, plan_tiles
 from lpcnet_edge.runtime.gate_calibration import MIN_DEFECT_PX, score_tiles
 from lpcnet_edge.runtime.pipeline import framing_for
 from lpcnet_edge.runtime.session import Session
@@ -150,20 +151,40 @@ def peer_loop(bundle: Bundle, name: str) -> Callable[[list[Image], int], float]:
 
 
 def measure_null(bundle: Bundle, small: list[Image], scale: Scale) -> dict[str, Any]:
-    """Our own work a tile with no arithmetic: a tenth of the tiles picked, a slot of 8 tiles. In grey, and as it is."""
+    """Our own work a tile with no arithmetic: a tenth of the tiles picked, a slot of 8 tiles.
+
+    On frames that are cut into 8 tiles; and on small parts, where every tile is a frame and gets a verdict of its
+    own, in colour or grey as the bundle has them and in grey.
+    """
     grey = replace(bundle, manifest=replace(bundle.manifest, channels=1))
     one = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) if frame.ndim == 3 else frame for frame in small]
-    return {**own_work(bundle, small, scale), "grey": own_work(grey, [np.asarray(f, np.uint8) for f in one], scale)}
+    side, framing = bundle.manifest.tile_px, Framing("tile", tile_px=bundle.manifest.tile_px)
+    height, width = (side + more * (side - framing.overlap_px) for more in (1, 3))
+    cut = [np.ascontiguousarray(frame) for frame in tiled(small, height, width)]
+    return {
+        **own_work(bundle, cut, scale, framing),
+        "size_px": [width, height],
+        "parts": own_work(bundle, small, scale),
+        "grey_parts": own_work(grey, one, scale),
+    }
 
 
-def own_work(bundle: Bundle, small: list[Image], scale: Scale) -> dict[str, Any]:
+def tiled(small: list[Image], height: int, width: int) -> Iterator[Image]:
+    """Larger frames: each small one repeated beside and below itself."""
+    for frame in small:
+        times = (-(-height // frame.shape[0]), -(-width // frame.shape[1]), 1)
+        yield np.tile(frame, times[: frame.ndim])[:height, :width]
+
+
+def own_work(bundle: Bundle, frames: list[Any], scale: Scale, framing: Framing | None = None) -> dict[str, Any]:
     """By part, µs a tile: the medians of the rounds."""
     backend = NullBackend(bundle.manifest, picked_share=0.1)
-    settings = RunSettings(gate=0.5)
+    settings = RunSettings(gate=0.5, framing=framing)
     settings = replace(settings, bulk=replace(settings.bulk, tiles=BATCH))
+    count = 4 * scale.tiles if framing is None else -(-4 * scale.tiles // BATCH)
     totals: list[dict[str, float]] = []
     for _ in range(scale.rounds):
-        found = run(bundle, backend, cycle(small, 4 * scale.tiles), settings)
+        found = run(bundle, backend, cycle(frames, count), settings)
         us = {name: 1e3 * found.parts_ms[name] / found.tiles for name in OWN}
         us["all"] = 1e6 * found.seconds / found.tiles
         us["waiting"] = 1e3 * found.parts_ms["waiting"] / found.tiles
@@ -171,18 +192,27 @@ def own_work(bundle: Bundle, small: list[Image], scale: Scale) -> dict[str, Any]
         totals.append(us)
     middle = {name: statistics.median(us[name] for us in totals) for name in totals[0]}
     overhead_us = middle["dispatch"] + middle["tiling"] + middle["gate"]
-    return {"overhead_us": overhead_us, "bare_copy_us": bare_copy_us(backend, small, scale), "us": middle}
+    return {
+        "overhead_us": overhead_us,
+        "bare_copy_us": bare_copy_us(backend, frames, framing or Framing("resize", bundle.manifest.tile_px), scale),
+        "us": middle,
+        "tiles_a_frame": found.tiles / found.frames,
+    }
 
 
-def bare_copy_us(backend: NullBackend, small: list[Image], scale: Scale) -> float:
-    """Of ``tiling``, what the machine takes by itself: the frames copied into as many slots, with nothing between."""
+def bare_copy_us(backend: NullBackend, frames: list[Any], framing: Framing, scale: Scale) -> float:
+    """Of ``tiling``, what the machine takes by itself: the tiles copied into as many slots, with nothing between."""
+    side, plan = framing.tile_px, plan_tiles(*frames[0].shape[:2], framing)
+    corners = list(zip(plan.y.tolist(), plan.x.tolist(), strict=True))
     slots = [backend.make_slot(BATCH) for _ in range(RunSettings().bulk.slots)]
     times = []
     for _ in range(scale.rounds):
-        started = time.perf_counter()
-        for number, frame in enumerate(cycle(small, scale.tiles)):
-            slots[number // BATCH % len(slots)].pixels[number % BATCH] = frame
-        times.append(1e6 * (time.perf_counter() - started) / scale.tiles)
+        started, number = time.perf_counter(), 0
+        for frame in cycle(frames, -(-scale.tiles // len(corners))):
+            for y, x in corners:
+                slots[number // BATCH % len(slots)].pixels[number % BATCH] = frame[y : y + side, x : x + side]
+                number += 1
+        times.append(1e6 * (time.perf_counter() - started) / number)
     return statistics.median(times)
 
 
