@@ -155,7 +155,7 @@ class Loop(ABC):
 
 
 class PlainLoop(Loop):
-    """Tiles in batches through a synchronous call; a batch takes tiles of several frames where they are small."""
+    """Tiles in batches; a batch takes tiles of several frames where they are small."""
 
     def __init__(self, job: Job, batch: int) -> None:
         super().__init__(job)
@@ -163,8 +163,8 @@ class PlainLoop(Loop):
         self._under_way: deque[Shot] = deque()
 
     @abstractmethod
-    def infer(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
-        """Classes and confidence of a batch."""
+    def compute(self, waiting: list[tuple[Shot, int]]) -> None:
+        """Compute a batch and :meth:`give` it back; or start it, and have given it back when :meth:`drain` returns."""
 
     def run(self, passes: int, *, keep: bool = False) -> Ran:
         ran = Ran()
@@ -182,9 +182,6 @@ class PlainLoop(Loop):
         self.drain()
         self._conclude_done(ran, keep)
         return ran
-
-    def compute(self, waiting: list[tuple[Shot, int]]) -> None:
-        self.give(waiting, *self.infer(self.stacked(waiting)))
 
     def drain(self) -> None:
         """Wait for what is under way."""
@@ -221,8 +218,8 @@ class OnnxRuntimeLoop(PlainLoop):
         self._session = onnxruntime.InferenceSession(str(job.model), options, providers=["CPUExecutionProvider"])
         self.about = f"onnxruntime {onnxruntime.__version__}, batch {batch}, {job.threads} threads"
 
-    def infer(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
-        return self._session.run(OUTPUTS, {"pixels": pixels})  # type: ignore[no-any-return]
+    def compute(self, waiting: list[tuple[Shot, int]]) -> None:
+        self.give(waiting, *self._session.run(OUTPUTS, {"pixels": self.stacked(waiting)}))
 
 
 def compiled(path: Path, shape: Sequence[int], settings: dict[str, Any]) -> tuple[Any, str]:
@@ -249,9 +246,9 @@ class OpenVinoLoop(PlainLoop):
         self._request = model.create_infer_request()
         self.about = f"{words}, batch {batch}, hint latency"
 
-    def infer(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
-        found = self._request.infer({"pixels": pixels}, share_inputs=True)
-        return [found[name] for name in OUTPUTS]
+    def compute(self, waiting: list[tuple[Shot, int]]) -> None:
+        found = self._request.infer({"pixels": self.stacked(waiting)}, share_inputs=True)
+        self.give(waiting, *(found[name] for name in OUTPUTS))
 
 
 class OpenVinoAsyncLoop(PlainLoop):
@@ -273,9 +270,6 @@ class OpenVinoAsyncLoop(PlainLoop):
         pixels = self.stacked(waiting)
         # The array must outlive the request that reads it.
         self._queue.start_async({"pixels": pixels}, userdata=(waiting, pixels), share_inputs=True)
-
-    def infer(self, pixels: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
-        raise NotImplementedError("batches are started, and given back by the callback")
 
     def drain(self) -> None:
         self._queue.wait_all()
