@@ -176,6 +176,8 @@ def _say(budget_ms: float, chosen: Candidate, p99_ms: float, best: Row, rows: Se
         f"{chosen.picked} of {chosen.tiles} tiles may go to stage 2{overlap}, batches of up to {chosen.batch}: "
         f"p99 {p99_ms:.1f} ms of {budget_ms:g} ms"
     ]
+    if best.picked is not None and chosen.picked < best.picked:
+        says.append(f"{best.picked} fit on the few frames that were screened, and not by the p99 of many")
     if chosen.picked >= best.needed:
         says.append(f"the gate picks at most {best.needed} tile(s) of these frames, so all that it picks are seen")
     else:

@@ -84,10 +84,14 @@ def estimate(bundle: Bundle, name: str, batch: int, bench: Bench | None) -> dict
             "float_bytes": device.float_bytes,
         },
         "sources": list(device.sources),
-        "assumptions": list(ASSUMPTIONS),
+        "assumptions": [_own_rates(text) if name == THIS_CPU else text for text in ASSUMPTIONS],
         **found,
         "validation": validation,
     }
+
+
+def _own_rates(assumption: str) -> str:
+    return assumption.replace("the data sheet's full rate", "the rate measured here")
 
 
 def _on(bundle: Bundle, device: Device, batch: int) -> dict[str, Any]:

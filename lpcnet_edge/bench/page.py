@@ -157,7 +157,8 @@ def _versus(record: Record) -> str:
     ends = [*values, *(found[end] for end in ("low", "high") if found[end] is not None), 1.0]
     low, high = min(ends), max(ends)
     edge = 0.1 * (high - low) or 0.05
-    return f"<p>{text(words.versus_words(record))}</p>{svg.dots(rows, low - edge, high + edge, 'ratio by pair')}"
+    said = f"frames/s over those of {found['other']['id']}: {words.versus_words(record)}"
+    return f"<p>{text(said)}</p>{svg.dots(rows, low - edge, high + edge, 'ratio by pair', digits=3)}"
 
 
 def _budget(found: Record | None) -> str:

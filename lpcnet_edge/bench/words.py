@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lpcnet_edge.bench.devices import THIS_CPU
+
 Record = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
 
@@ -176,7 +178,8 @@ def markdown(record: Record) -> str:
 
 def estimate_lines(found: Record) -> Iterator[str]:
     """An estimate with what it rests on."""
-    yield f"ESTIMATE for {found['device_name']}, batch {found['batch']}: not measured there"
+    where = "" if found["device"] == THIS_CPU else " there"
+    yield f"ESTIMATE for {found['device_name']}, batch {found['batch']}: not measured{where}"
     for stage, row in found["stages"].items():
         yield (
             f"{stage}: at best {number(row['tiles_per_s'], 0)} tiles/s ({number(row['ms_a_tile'], 4)} ms a tile; "

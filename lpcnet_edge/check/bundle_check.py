@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -96,6 +97,8 @@ class BundleCheck:
 
     def advice(self, broken: Broken) -> str:
         """What to try about a broken limit: the mend of its causes, else what usually helps."""
+        if math.isnan(broken.value):
+            return "check on images that have what the limit is about, or leave it out"
         causes = self.causes_of(broken)
         if causes:
             return "; ".join(dict.fromkeys(cause.mend for cause in causes[:2]))

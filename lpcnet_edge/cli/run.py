@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpcnet_edge.cli.console import add_json_option, phases, print_json, progress_bar, text_console
+from lpcnet_edge.cli.console import add_json_option, phases, print_json, progress_bar
 from lpcnet_edge.cli.options import add_rules_option, number, open_rules, refuse_in_bundles
-from lpcnet_edge.errors import BadConfig, CheckFailed, UsageError
+from lpcnet_edge.cli.run_report import print_beginning, print_report, to_json
+from lpcnet_edge.errors import BadConfig, BadInput, CheckFailed, SinkFailed, UsageError
 
 if TYPE_CHECKING:
     from lpcnet_edge.backends.trials import Trial
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from lpcnet_edge.runtime.running import Report
     from lpcnet_edge.runtime.session import Session
     from lpcnet_edge.runtime.settings import RunSettings
-    from lpcnet_edge.runtime.sinks import Sinks
 
 _OUTPUTS = ("jsonl", "csv", "sqlite", "overlays", "masks")
 
@@ -75,6 +76,7 @@ def run_run(args: argparse.Namespace) -> int:
     if args.backend == "null":
         raise UsageError("the backend null computes nothing: every frame would pass", mend="it is for bench alone")
     refuse_in_bundles(args.parts, args.journal, *(getattr(settings.sinks, name) for name in _OUTPUTS))
+    _refuse_shared_outputs(args, settings)
     if args.parts and not settings.views:
         raise UsageError("--parts is for views, and none are named", mend="name them in --config: views: [left, right]")
     bundle = open_bundle(args.bundle, trusted_key=args.key)
@@ -89,6 +91,7 @@ def run_run(args: argparse.Namespace) -> int:
         _make_ready(bundle, args)
     report = Report()
     journal = None
+    ended, unwritten = False, None
     parts = PartLines(args.parts, report)
     try:
         if args.journal:
@@ -103,7 +106,7 @@ def run_run(args: argparse.Namespace) -> int:
             backend=args.backend,
             live=True if args.live else None,
             keep_maps=outputs.masks is not None or outputs.overlays is not None,
-            skip=journal.done if journal else (),
+            skip=(journal.done or {""}) if journal else (),  # not empty: a source that cannot skip is refused at once
             on_part=parts.add,
         )
         asked = settings.framing
@@ -112,36 +115,67 @@ def run_run(args: argparse.Namespace) -> int:
             if journal:
                 journal.attach(sinks)
             if not args.json:
-                _print_beginning(session, args)
+                print_beginning(session, args.backend)
             with progress_bar("inspecting") as progress:
                 run_session(session, sinks, report, journal=journal, progress=progress)
-    finally:
+            ended = True
         parts.close()
+    except SinkFailed as exc:
+        if not ended:
+            raise
+        unwritten = exc  # told after the report on what was decided
+    finally:
+        with contextlib.suppress(SinkFailed):  # what ended the run goes on up
+            parts.close()
         if journal:
             journal.close()
     if args.json:
-        print_json(_to_json(session, sinks, report))
+        print_json(to_json(session, sinks, report))
     else:
-        _print_report(session, sinks, report)
+        print_report(session, sinks, report)
+    if unwritten is not None:
+        raise unwritten
     failed = session.pipeline.totals.refused["engine failed"]
     if failed:
         raise CheckFailed(f"{failed} frame(s) were rejected because the engines failed", mend="see their reasons above")
-    _refuse_uninspected(session, report)
+    _refuse_uninspected(session, report, args)
     return 0
 
 
-def _refuse_uninspected(session: Session, report: Report) -> None:
-    """Raise ``BadConfig`` where not one frame could be inspected: settings or frames that fit nothing of each other."""
+def _refuse_uninspected(session: Session, report: Report, args: argparse.Namespace) -> None:
+    """Raise ``BadInput`` where not one frame could be inspected, those before a resume included: none can be read, or
+    settings and frames do not fit each other (``BadConfig``).
+    """
     totals = session.pipeline.totals
-    refused = totals.refused["not inspected"]
-    if not refused or report.resumed or refused + totals.refused["unreadable"] < totals.frames:
+    frames = totals.frames + report.resumed
+    if report.inspected or not frames:
         return
-    reasons = (reason for result in report.shown for reason in result.verdict.reasons)
-    first = next((reason for reason in reasons if reason.startswith("not inspected")), "not inspected")
-    raise BadConfig(
-        f"none of {totals.frames} frame(s) was inspected, all are rejects; {first}",
-        mend="correct framing or the rules' zones, or inspect the frames that they were made for (docs/framing.md)",
-    )
+    reasons = [reason for result in report.shown for reason in result.verdict.reasons]
+    unfit = [reason for reason in reasons if reason.startswith("not inspected")]
+    first = (unfit or reasons or [f"{report.resumed} of them before this run (journal)"])[0]
+    message = f"none of {frames} frame(s) was inspected, all are rejects; {first}"
+    if totals.refused["not inspected"]:
+        raise BadConfig(
+            message,
+            mend="correct framing or the rules' zones, or inspect the frames that they were made for (docs/framing.md)",
+        )
+    again = "; a journal keeps them as done: name another" if args.journal else ""
+    raise BadInput(message, mend=f"mend the files, or name those that were meant{again}")
+
+
+def _refuse_shared_outputs(args: argparse.Namespace, settings: RunSettings) -> None:
+    """Two outputs in one file; masks and overlays may share a folder where the latter are no PNG, too."""
+    outputs = settings.sinks
+    found = {"parts": args.parts, "journal": args.journal, **{name: getattr(outputs, name) for name in _OUTPUTS}}
+    if outputs.overlay_format != "png":
+        del found["masks"]
+    seen: dict[Path, str] = {}
+    for name, path in found.items():
+        if path is None or (path.exists() and not (path.is_file() or path.is_dir())):  # a pipe takes any lines
+            continue
+        other = seen.setdefault(path.resolve(), name)
+        if other != name:
+            raise UsageError(f"{path} is named for {other} and for {name}", mend="give each output a place of its own")
 
 
 def _make_ready(bundle: Bundle, args: argparse.Namespace) -> None:
@@ -211,87 +245,6 @@ def _plain(value: Any) -> Any:
     import json
 
     return json.loads(json.dumps(value))
-
-
-def _print_beginning(session: Session, args: argparse.Namespace) -> None:
-    auto = " (auto)" if args.backend == "auto" else ""
-    print(f"bundle   {session.bundle.id}, {session.bundle.manifest.precision}")
-    print(f"backend  {session.about}{auto}")
-    print(f"gate     {session.gate_in_words}")
-    print(f"frames   {', '.join(session.source_names)}; {'live' if session.live else 'bulk'}", flush=True)
-
-
-def _to_json(session: Session, sinks: Sinks, report: Report) -> dict[str, Any]:
-    totals, latency = session.pipeline.totals, report.latency_ms
-    frames = totals.frames
-    return {
-        "bundle": session.bundle.id,
-        "backend": session.pipeline.backend_name,
-        "about": session.about,
-        "mode": "live" if session.live else "bulk",
-        "gate": {"threshold": session.pipeline.threshold, "says": session.gate_in_words},
-        "frames": frames,
-        "counts": dict(totals.outcomes),
-        "refused": dict(totals.refused),
-        "parts": dict(report.parts),
-        "tiles": totals.tiles,
-        "picked": totals.picked,
-        "seconds": report.seconds,
-        "frames_per_s": frames / report.seconds if report.seconds else None,
-        "tiles_per_s": totals.tiles / report.seconds if report.seconds else None,
-        "latency_ms": {
-            "p50": latency.at(0.5),
-            "p99": latency.at(0.99),
-            "p999": latency.at(0.999),
-            "largest": latency.largest,
-        },
-        "stage_ms": {name: total / frames for name, total in report.stage_ms.items()} if frames else {},
-        "resumed": report.resumed,
-        "stopped": report.stopped,
-        "reopened": session.reopened,
-        "sources": session.counters(),
-        "sinks": {name: dict(counts) for name, counts in sinks.counters().items()},
-    }
-
-
-def _print_report(session: Session, sinks: Sinks, report: Report) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    totals, console = session.pipeline.totals, text_console()
-    if report.shown:
-        table = Table(title="frames that do not pass", title_justify="left")
-        for column in ("frame", "part", "verdict", "reasons", "ms"):
-            table.add_column(column, justify="right" if column == "ms" else "left")
-        for result in report.shown:
-            verdict = result.verdict
-            cells = (result.item.name, verdict.part_id, verdict.outcome, "; ".join(verdict.reasons))
-            table.add_row(*map(Text, cells), f"{verdict.latency_ms['total']:.1f}")
-        console.print(table)
-        more = totals.frames - totals.outcomes["pass"] - len(report.shown)
-        if more > 0:
-            print(f"and {more} more")
-    counts = ", ".join(f"{count} {name}" for name, count in totals.outcomes.items())
-    refused = ", ".join(f"{count} {name}" for name, count in totals.refused.items() if count)
-    print(f"{totals.frames} frames: {counts}{f' ({refused})' if refused else ''}")
-    if report.parts:
-        print(f"{report.parts.total()} parts: {', '.join(f'{n} {name}' for name, n in report.parts.items())}")
-    if report.resumed:
-        print(f"{report.resumed} more had been done before (journal)")
-    if report.seconds and totals.frames:
-        share = totals.picked / totals.tiles if totals.tiles else 0.0
-        latency = report.latency_ms
-        print(
-            f"{report.seconds:.2f} s: {totals.frames / report.seconds:.1f} frames/s, "
-            f"{totals.tiles / report.seconds:.1f} tiles/s, {100 * share:.1f} % of {totals.tiles} tiles to stage 2"
-        )
-        print(f"from taken to decided: p50 {latency.at(0.5):.1f} ms, p99 {latency.at(0.99):.1f} ms, "
-              f"largest {latency.largest:.1f} ms")  # fmt: skip
-    for name, counters in sinks.counters().items():
-        odd = {key: count for key, count in counters.items() if count and key != "written"}
-        print(f"{name}: {counters['written']} written{''.join(f', {n} {key}' for key, n in odd.items())}")
-    if report.stopped:
-        print("stopped: what had been taken was decided")
 
 
 def run_tune(args: argparse.Namespace) -> int:

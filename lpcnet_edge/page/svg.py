@@ -31,9 +31,15 @@ class Series:
 
 
 def dots(
-    rows: Sequence[tuple[str, Sequence[Mark]]], low: float, high: float, title: str, unit: str = "", width: int = 940
+    rows: Sequence[tuple[str, Sequence[Mark]]],
+    low: float,
+    high: float,
+    title: str,
+    unit: str = "",
+    width: int = 940,
+    digits: int = 1,
 ) -> str:
-    """Rows of marks on one scale, the marks of a row joined; intervals as whiskers."""
+    """Rows of marks on one scale, the marks of a row joined; intervals as whiskers; the last mark's value beside it."""
     left, right = _label_width([label for label, _ in rows]), width - 50
     scale = _scale(low, high, left, right)
     height = _ROW * len(rows) + 30
@@ -49,10 +55,10 @@ def dots(
             if mark.low is not None and mark.high is not None:
                 ends = f'x1="{scale(mark.low):.1f}" x2="{scale(mark.high):.1f}"'
                 body.append(f'<line class="whisker {mark.side}" {ends} y1="{at}" y2="{at}"/>')
-            tip = f"<title>{html.escape(label)}, {mark.side}: {mark.value:.2f}{html.escape(unit)}</title>"
+            tip = f"<title>{html.escape(label)}, {mark.side}: {mark.value:.{digits + 1}f}{html.escape(unit)}</title>"
             body.append(f'<circle class="{mark.side}" cx="{x:.1f}" cy="{at}" r="5">{tip}</circle>')
         if marks:
-            body.append(_text(right + 8, y + 4, f"{marks[-1].value:.1f}", "start", "value"))
+            body.append(_text(right + 8, y + 4, f"{marks[-1].value:.{digits}f}", "start", "value"))
     return _svg(width, height, title, body)
 
 

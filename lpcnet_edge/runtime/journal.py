@@ -1,8 +1,8 @@
 """A journal of a bulk run: which frames are in every output, so that a killed run goes on where it was.
 
-Line 1 says what the run is and where its outputs stood when it began; each further line is a list of frames that are on
-the disk in all of them. A frame that a killed run has written to some outputs and not to others is inspected again, and
-given only to those that lack it.
+Line 1 says what the run is and where its outputs stood when it began; each further line names frames that are on the
+disk in all of them, and says how many of these were inspected at all. A frame that a killed run has written to some
+outputs and not to others is inspected again, and given only to those that lack it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lpcnet_edge.errors import BadInput
+from lpcnet_edge.errors import BadInput, SinkFailed
 from lpcnet_edge.runtime.sinks import Sink, Sinks, SinkSettings
 from lpcnet_edge.runtime.sinks.appendfile import AppendFile
 from lpcnet_edge.runtime.sources.frame import Item
 from lpcnet_edge.types import ClassMap, Verdict
 
-_FORMAT = "lpcnet-edge journal 1"
+_FORMAT = "lpcnet-edge journal 2"
+_BEGINS = json.dumps({"format": "lpcnet-edge journal "})[:-2].encode()
 
 
 class Journal:
@@ -40,38 +41,43 @@ class Journal:
     ----------
     done
         Frames that need no inspection any more.
+    inspected
+        How many of them were inspected: not unreadable, and of a size and channels that fit.
 
     Raises
     ------
     BadInput
-        The journal is of another run, or is none.
+        The journal is of another run, or is none; a file that is none is left as it is.
     SinkFailed
         It cannot be written, or another process writes it.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any], outputs: SinkSettings) -> None:
+        _refuse_other_files(path)
         self._file = AppendFile(path)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_bytes().splitlines()
             if not lines:
-                head = {"format": _FORMAT, "run": dict(run), "began_at": _standing(outputs)}
-                self._file.append((json.dumps(head) + "\n").encode())
-                lines = [json.dumps(head)]
-            self._began_at, self.done = self._read(path, lines, dict(run))
+                head = json.dumps({"format": _FORMAT, "run": dict(run), "began_at": _standing(outputs)}).encode()
+                self._file.append(head + b"\n")
+                lines = [head]
+            self._began_at, self.done, self.inspected = self._read(path, lines, dict(run))
         except BaseException:
             self._file.close()
             raise
         self._outputs = outputs
         self._pending: list[str] = []
+        self._pending_inspected = 0
 
     @staticmethod
-    def _read(path: Path, lines: list[str], run: dict[str, Any]) -> tuple[dict[str, int], set[str]]:
+    def _read(path: Path, lines: list[bytes], run: dict[str, Any]) -> tuple[dict[str, int], set[str], int]:
         try:
             head, *rest = (json.loads(line) for line in lines)
             if head["format"] != _FORMAT:
                 raise ValueError(f"its format is {head['format']!r}")
             began_at = {str(name): int(value) for name, value in head["began_at"].items()}
-            done = {str(name) for names in rest for name in names}
+            done = {str(name) for entry in rest for name in entry["frames"]}
+            inspected = sum(int(entry["inspected"]) for entry in rest)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise BadInput(f"{path} is no journal of a run: {exc}", mend="name another file, or remove it") from exc
         for key, value in run.items():
@@ -80,7 +86,7 @@ class Journal:
                     f"{path} is the journal of a run with {key} {head['run'].get(key)!r}, this one has {value!r}",
                     mend="finish that run as it was begun, or name another journal",
                 )
-        return began_at, done
+        return began_at, done, inspected
 
     def attach(self, sinks: Sinks) -> None:
         """Have each sink, before its first record, pass over the frames that the killed run had given it."""
@@ -105,9 +111,10 @@ class Journal:
             return {str(json.loads(line)["frame"]) for line in whole}
         return {row[3] for row in csv.reader(whole) if row[3] != "frame"}
 
-    def add(self, frame: str) -> None:
-        """A frame was given to the outputs."""
+    def add(self, frame: str, inspected: bool) -> None:
+        """A frame was given to the outputs, and whether it could be inspected."""
         self._pending.append(frame)
+        self._pending_inspected += inspected
 
     @property
     def pending(self) -> int:
@@ -115,11 +122,20 @@ class Journal:
         return len(self._pending)
 
     def commit(self) -> None:
-        """All frames added are on the disk in every output."""
+        """All frames added are on the disk in every output; raises ``SinkFailed`` where that cannot be written."""
         if self._pending:
-            self._file.append((json.dumps(self._pending) + "\n").encode())
+            entry = {"frames": self._pending, "inspected": self._pending_inspected}
+            try:
+                self._file.append((json.dumps(entry) + "\n").encode())
+            except OSError as exc:
+                raise SinkFailed(
+                    f"the journal {self._file.path} cannot be written: {exc.strerror or exc}",
+                    mend="make room, then give the same command again: it goes on where this run ended",
+                ) from exc
             self.done.update(self._pending)
+            self.inspected += self._pending_inspected
             self._pending.clear()
+            self._pending_inspected = 0
 
     def close(self) -> None:
         """Close the file; what was not committed is inspected again the next time. Twice is fine."""
@@ -149,6 +165,21 @@ class _Lacking(Sink):
 
     def close(self) -> None:
         self._sink.close()
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Before it is opened, since opening cuts off a torn last line: whatever is no journal stays as it is."""
+    try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is no regular file: it keeps no journal", mend="name a file")
+        with path.open("rb") as stream:
+            begins = stream.read(len(_BEGINS))
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise SinkFailed(f"{path} cannot be read: {exc.strerror or exc}", mend="name another file") from exc
+    if begins != _BEGINS[: len(begins)]:
+        raise BadInput(f"{path} is no journal of a run", mend="name another file, or remove it")
 
 
 def _standing(outputs: SinkSettings) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lpcnet_edge.errors import SinkFailed
 from lpcnet_edge.runtime.journal import Journal
 from lpcnet_edge.runtime.pipeline import Result
 from lpcnet_edge.runtime.session import Session
@@ -22,6 +24,8 @@ from lpcnet_edge.runtime.sinks import Sinks
 from lpcnet_edge.runtime.sinks.appendfile import AppendFile
 from lpcnet_edge.runtime.verdict_lines import to_json
 from lpcnet_edge.types import PartVerdict
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -31,6 +35,8 @@ SHOWN = 20
 _COMMIT_S, _COMMIT_FRAMES = 1.0, 1000
 _PARTS_S = 0.5
 _STEP = 0.01
+_PARTS_HELD = 100_000
+_UNINSPECTED = ("not inspected: ", "unreadable: ")
 
 
 class Percentiles:
@@ -62,10 +68,14 @@ class Percentiles:
 
 @dataclass(slots=True)
 class Report:
-    """What a run came to. ``shown`` has the first ``SHOWN`` frames that did not pass."""
+    """What a run came to. ``shown`` has the first ``SHOWN`` frames that did not pass.
+
+    ``inspected`` counts frames that could be read and fit the settings, those that the journal had included.
+    """
 
     seconds: float = 0.0
     resumed: int = 0
+    inspected: int = 0
     stopped: bool = False
     latency_ms: Percentiles = field(default_factory=Percentiles)
     stage_ms: Counter[str] = field(default_factory=Counter)
@@ -74,13 +84,18 @@ class Report:
 
 
 class PartLines:
-    """Verdicts on parts, counted, and as JSON lines in a file where one is given."""
+    """Verdicts on parts, counted, and as JSON lines in a file where one is given.
+
+    A file that cannot be written does not stop the line: lines are held, 100,000 at most, and tried again.
+    """
 
     def __init__(self, path: Path | None, report: Report) -> None:
         self._file = AppendFile(path) if path is not None else None
         self._report = report
         self._held: list[str] = []
         self._since_s = 0.0
+        self._lost = 0
+        self._failure = ""
 
     def add(self, part: PartVerdict) -> None:
         """Take one; the file is written twice a second at most."""
@@ -92,17 +107,34 @@ class PartLines:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write what is held, or keep it where that fails."""
         self._since_s = time.monotonic()
-        if self._file is not None and self._held:
+        if self._file is None or not self._held:
+            return
+        try:
             self._file.append("".join(self._held).encode())
             self._held.clear()
+        except OSError as exc:
+            if not self._failure:
+                log.error("verdicts on parts: %s: %s; trying again", self._file.path, exc.strerror or exc)
+            self._failure = exc.strerror or str(exc)
+            excess = max(0, len(self._held) - _PARTS_HELD)
+            self._lost += excess
+            del self._held[:excess]
 
     def close(self) -> None:
-        """Write what is held and close the file."""
+        """Write what is held and close the file, twice is fine; raises ``SinkFailed`` where lines are missing."""
         self.flush()
-        if self._file is not None:
-            self._file.close()
+        if self._file is None:
+            return
+        self._file.close()
+        missing, path = self._lost + len(self._held), self._file.path
+        self._file = None
+        if missing:
+            raise SinkFailed(
+                f"{path}: {missing} verdicts on parts were not written: {self._failure}",
+                mend="make room or mend the path; the verdicts on their frames are in the other outputs",
+            )
 
 
 def run_session(
@@ -120,16 +152,16 @@ def run_session(
     committed_s = time.monotonic()
     done = 0
     if journal is not None:
-        report.resumed = len(journal.done)
+        report.resumed, report.inspected = len(journal.done), journal.inspected
     total = session.total or 0
     with draining(session) as asked:
         try:
             for result in session:
                 sinks.write(result.item, result.verdict, result.classes)
-                _count(report, result)
+                inspected = _count(report, result)
                 done += 1
                 if journal is not None:
-                    journal.add(result.item.name)
+                    journal.add(result.item.name, inspected)
                     now_s = time.monotonic()
                     if now_s - committed_s >= _COMMIT_S or journal.pending >= _COMMIT_FRAMES:
                         _commit(journal, sinks)
@@ -148,13 +180,17 @@ def _commit(journal: Journal, sinks: Sinks) -> None:
         journal.commit()
 
 
-def _count(report: Report, result: Result) -> None:
+def _count(report: Report, result: Result) -> bool:
+    """Add a result to the report; whether its frame was inspected."""
     verdict = result.verdict
     report.latency_ms.add(verdict.latency_ms["total"])
     for stage, value in verdict.latency_ms.items():
         report.stage_ms[stage] += value  # type: ignore[assignment]  # a sum of milliseconds
     if verdict.outcome != "pass" and len(report.shown) < SHOWN:
         report.shown.append(Result(result.item, verdict))
+    inspected = verdict.outcome == "pass" or not (verdict.reasons and verdict.reasons[0].startswith(_UNINSPECTED))
+    report.inspected += inspected
+    return inspected
 
 
 @contextmanager

@@ -137,7 +137,9 @@ def test_two_bundles_in_turn(bundle: Bundle, tmp_path: Path) -> None:
     ratios = [a / b for a, b, _ in found["pairs"]]
     assert found["ratio"] == pytest.approx(float(np.exp(np.mean(np.log(ratios)))))
     assert found["low"] <= found["ratio"] <= found["high"]
-    assert "interleaved pairs" in page.read_text("utf-8")
+    text = page.read_text("utf-8")
+    assert f"frames/s over those of {other.id}: ratio {found['ratio']:.3f}" in text
+    assert f">{found['ratio']:.3f}</text>" in text, "a ratio of 0.95 is not told from 1 by one digit"
 
 
 def test_a_budget_leaves_the_gate_alone(bundle: Bundle) -> None:
@@ -160,6 +162,7 @@ def test_an_estimate_says_how_far_off_it_is_here(
     assert "ESTIMATE" in text
     assert "assumed:" in text
     assert "validated on this processor" in text
+    assert ("data sheet" in text, "measured there" in text) == (device != "this-cpu",) * 2
     for row in found["validation"]["stages"].values():
         assert row["error"] == pytest.approx(row["estimated_tiles_per_s"] / row["measured_tiles_per_s"] - 1)
     for stage, row in found["stages"].items():

@@ -57,6 +57,7 @@ def test_the_p99_of_many_frames_decides() -> None:
     found = find_budget(with_a_tail, 30.0, overlaps=OVERLAPS[:1], batches=(16,))
     assert found.chosen is not None
     assert found.chosen.picked == 9
+    assert found.says[1] == "14 fit on the few frames that were screened, and not by the p99 of many"
     assert find_budget(fixed, 30.0, overlaps=OVERLAPS[:1], batches=(16,)).chosen.picked == 14  # type: ignore[union-attr]
 
 

@@ -196,6 +196,16 @@ def test_every_limit_can_break(good: Bundle, check: Check, tmp_path: Path) -> No
     assert int(suite.get("failures", "-1")) == len(failed)
 
 
+def test_a_limit_that_the_images_say_nothing_about_is_not_mended_by_calibration(
+    good: Bundle, check: Check, tmp_path: Path
+) -> None:
+    limits = tmp_path / "limits.yaml"
+    limits.write_text("per_class: {gap: {min_iou: 1}}\n")
+    row = broken(check(good, "--limits", str(limits), "--data", "carbon-fabric:count=2,seed=7200001"))
+    assert "nothing to measure it by" in row["per_class.gap.min_iou"]["message"]
+    assert row["per_class.gap.min_iou"]["try"].startswith("check on images that have")
+
+
 def test_layers_come_worst_first(sound: Said) -> None:
     layers = sound[1]["layers"]
     sqnr = [row["output_sqnr_db"] for row in layers]

@@ -16,6 +16,7 @@ from local_bundle import frame_of, write_local
 
 from lpcnet_edge.backends.choice import BACKENDS
 from lpcnet_edge.cli.command import main
+from lpcnet_edge.runtime import running
 from lpcnet_edge.runtime.session import inspect
 from lpcnet_edge.yamlfile import dump_yaml
 
@@ -190,3 +191,108 @@ def test_an_ascii_locale_is_nothing_to_predict_either(work: Path) -> None:
 def test_the_backends_that_are_named_are_those_there_are() -> None:
     for name in BACKENDS:
         assert f"``{name}``" in (inspect.__doc__ or "")
+
+
+@MODES
+def test_a_run_of_nothing_but_unreadable_files_is_bad_input(
+    work: Path, capsys: pytest.CaptureFixture[str], mode: tuple[str, ...]
+) -> None:
+    for number in range(3):
+        Path("images", f"{number}.png").write_bytes(b"")
+    assert main([*framing(), "--jsonl", "v.jsonl", "--json", *mode]) == 3
+    told = capsys.readouterr()
+    assert json.loads(told.out)["refused"]["unreadable"] == 3
+    assert len(Path("v.jsonl").read_text().splitlines()) == 3
+    assert told.err.startswith("error: none of 3 frame(s) was inspected, all are rejects; unreadable: images/0.png")
+    assert told.err.count("\n") == 2
+
+
+def test_a_resumed_run_counts_what_was_inspected_before(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of its own frames is unreadable; whether that is all depends on those before."""
+    argv = [*framing(), "--journal", "journal", "--jsonl", "v.jsonl"]
+    assert main(argv) == 0
+    assert main(argv) == 0, "nothing was left"
+    Path("images", "9.png").write_bytes(b"")
+    assert main(argv) == 0
+    for number in range(3):
+        Path("images", f"{number}.png").write_bytes(b"")
+    bad = [*framing(), "--journal", "bad"]
+    assert main(bad) == 3
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(bad) == 3, "nothing was left, and nothing was inspected"
+        told = capsys.readouterr()
+        assert "0 frames: " in told.out
+        assert "none of 4 frame(s) was inspected, all are rejects; 4 of them before this run (journal)" in told.err
+        assert "name another" in told.err
+    Path("images", "10.png").write_bytes(b"")
+    assert main(bad) == 3
+    assert "none of 5 frame(s) was inspected, all are rejects; unreadable: images/10.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("journal", ["/dev/full", "/dev/null", "images", "notes.txt", "torn"])
+def test_a_journal_is_a_file_of_its_own(work: Path, capsys: pytest.CaptureFixture[str], journal: str) -> None:
+    """A device was read without end, and a text that is no journal lost what follows its last newline."""
+    Path("notes.txt").write_bytes(b"first line\nsecond line")
+    Path("torn").write_bytes(b'{"format": "lpcnet-edge jou')
+    code = main([*framing(), "--journal", journal])
+    assert code == (0 if journal == "torn" else 3), "a kill while the first line was written leaves such a file"
+    if code:
+        error, mend = capsys.readouterr().err.splitlines()
+        assert error.startswith(f"error: {journal} is no ")
+        assert mend.startswith("mend: name a")
+    assert Path("notes.txt").read_bytes() == b"first line\nsecond line"
+
+
+def test_a_journal_of_a_source_that_cannot_be_resumed_is_refused_at_once(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "engine", "stdin:32x32", "--backend", "onnxruntime", "--journal", "journal"]) == 2
+    assert "only image files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--jsonl", "v", "--csv", "./v"], "jsonl and for csv"),
+        (["--jsonl", "v", "--journal", "v"], "journal and for jsonl"),
+        (["--masks", "m", "--overlays", "m"], "overlays and for masks"),
+    ],
+)
+def test_two_outputs_in_one_place_are_refused(
+    work: Path, capsys: pytest.CaptureFixture[str], options: list[str], names: str
+) -> None:
+    Path("run.yaml").write_text("sinks: {overlay_format: png}\n")
+    argv = ["run", "engine", "images", "--backend", "onnxruntime"]
+    assert main([*argv, "--config", "run.yaml", *options]) == 2
+    assert f"is named for {names}" in capsys.readouterr().err
+    if "--masks" in options:
+        assert main([*argv, "--framing", "resize", *options]) == 0, "jpg and png have names of their own"
+        assert len(os.listdir("m")) == 6
+
+
+def test_a_sink_that_fails_costs_no_report(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"delivery": {"close_s": 0.1, "flush_s": 0.01}}
+    argv = framing()
+    Path("run.yaml").write_text(Path("run.yaml").read_text() + dump_yaml({"sinks": settings}))
+    assert main([*argv, "--jsonl", "/dev/full", "--json"]) == 1
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["frames"] == 3
+    assert found["sinks"]["jsonl /dev/full"]["lost"] == 3
+    assert "error: jsonl /dev/full: 3 verdicts were not written" in told.err
+
+
+def test_verdicts_on_parts_that_find_no_room_do_not_stop_the_line(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_PARTS_S", 0.0)
+    Path("run.yaml").write_text("views: [left, right]\n")
+    argv = ["run", "engine", "images", "images", "--backend", "onnxruntime", "--live", "--config", "run.yaml"]
+    assert main([*argv, "--parts", "/dev/full", "--json"]) == 1
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["frames"], sum(found["parts"].values())) == (6, 3)
+    assert "error: /dev/full: 3 verdicts on parts were not written: No space left on device" in told.err
+    assert main([*argv, "--parts", "parts.jsonl"]) == 0
+    assert len(Path("parts.jsonl").read_text().splitlines()) == 3
