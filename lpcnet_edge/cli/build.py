@@ -85,11 +85,14 @@ def run_build(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {}
     if args.recipe is not None:
         options["recipe"] = load_config(args.recipe, CalibrationRecipe)
+    for name in ("qat", "method"):
+        if getattr(args, name) is not None and args.precision not in (None, "int8"):
+            raise UsageError(
+                f"--{name} is for INT8, --{args.precision} is given", mend=f"use --int8, or leave --{name} out"
+            )
     if args.qat is not None:
         from lpcnet_edge.network.quantisation import QatSettings
 
-        if args.precision not in (None, "int8"):
-            raise UsageError(f"--qat is for INT8, --{args.precision} is given", mend="use --int8, or leave --qat out")
         options["qat"] = QatSettings() if args.qat is True else QatSettings(steps=args.qat)
     if args.max_drop is not None:
         if not 0 <= args.max_drop <= 100:

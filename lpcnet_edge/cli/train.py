@@ -35,11 +35,9 @@ def add_verbs(verbs: Any) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--weights", metavar="NAME", help="shipped weights, or the path of a .safetensors file")
     source.add_argument("--preset", metavar="NAME", help="edge (default) or large")
-    parser.add_argument("--tile", type=int, default=256, metavar="PX", help="side of a tile, default 256")
-    parser.add_argument(
-        "--classes", type=int, default=6, metavar="N", help="of a preset, with the background; default 6"
-    )
-    parser.add_argument("--channels", type=int, default=1, choices=(1, 3), help="of a preset; default 1")
+    parser.add_argument("--tile", type=int, metavar="PX", help="side of a tile, default 256")
+    parser.add_argument("--classes", type=int, metavar="N", help="of a preset, with the background; default 6")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="of a preset; default 1")
     add_json_option(parser)
     parser.set_defaults(run=run_show)
 
@@ -87,9 +85,14 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """``lpcnet-edge show``"""
+    fixed = ("tile", "classes", "channels") if args.bundle is not None else ("classes", "channels")
+    given = [f"--{name}" for name in fixed if getattr(args, name) is not None]
+    if args.bundle is not None and (args.weights or args.preset):
+        raise UsageError("a bundle and a network to show", mend="leave out --weights and --preset, or the bundle")
+    if given and (args.bundle is not None or args.weights):
+        what = "a bundle says" if args.bundle is not None else "weights say"
+        raise UsageError(f"{what} what {' and '.join(given)} would", mend=f"leave out {', '.join(given)}")
     if args.bundle is not None:
-        if args.weights or args.preset:
-            raise UsageError("a bundle and a network to show", mend="leave out --weights and --preset, or the bundle")
         return show_bundle(args.bundle, as_json=args.json)
     from lpcnet_edge.network.config import preset
     from lpcnet_edge.network.cost import network_cost
@@ -99,9 +102,10 @@ def run_show(args: argparse.Namespace) -> int:
 
         config = load_network(args.weights).network.config
     else:
-        names = ("background", *(f"class_{index}" for index in range(1, args.classes)))
-        config = preset(args.preset or "edge", names, args.channels)
-    cost = network_cost(config, args.tile)
+        classes = 6 if args.classes is None else args.classes
+        names = ("background", *(f"class_{index}" for index in range(1, classes)))
+        config = preset(args.preset or "edge", names, args.channels or 1)
+    cost = network_cost(config, 256 if args.tile is None else args.tile)
     stages = {
         stage: {"flops": cost.flops(stage), "parameters": cost.parameters(stage)} for stage in ("stage1", "stage2")
     }

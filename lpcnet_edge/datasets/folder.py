@@ -99,7 +99,7 @@ class Folder(FileDataset):
                 mend="give mask and image the same name before the suffix",
             )
         groups = group_images([p.name for p in images], self.root / "parts.csv", config.parts, str(settings))
-        absent = () if any(isinstance(mask, tuple) for mask in masks.values()) else None
+        absent = () if any(path.is_dir() for path in _visible(self.root / "masks")) else None
         records = [
             Record(Entry(f"images/{path.name}", part, 0, strata), path, masks.get(path.stem, absent))
             for path, (part, strata) in zip(images, groups, strict=True)

@@ -144,7 +144,7 @@ def look_at(dataset: Dataset) -> tuple[list[Look], list[Finding]]:
                     "empty_mask",
                     (entry.name,),
                     f"the image is labelled {_class_name(dataset, entry)}, its mask has no defect pixel",
-                    "draw the mask, or drop the image (empty_masks='drop')",
+                    "draw the mask, or drop the image (of Magnetic Tile: --empty-masks drop)",
                 )
             )
         pixels = hashlib.sha256(str(sample.image.shape).encode() + sample.image.tobytes()).hexdigest()

@@ -60,7 +60,10 @@ def _pixel_values(path: Path, names: int) -> NDArray[np.uint8] | NDArray[np.uint
         raise UnreadableImage(f"{path}: {len(raw)} bytes that are no PNG", mend="masks are PNG files: export it again")
     bits, kind = raw[24], raw[25]
     flag = cv2.IMREAD_COLOR if kind == _PALETTE else cv2.IMREAD_UNCHANGED
-    pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), flag)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), flag)
+    except cv2.error as exc:  # such as a header that claims more pixels than OpenCV takes
+        raise UnreadableImage(f"{path}: {exc.err or exc}", mend="export it again") from exc
     if pixels is None:
         raise UnreadableImage(f"{path}: a PNG of {len(raw)} bytes that cannot be decoded", mend="export it again")
     if kind == _PALETTE:

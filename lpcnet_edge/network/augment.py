@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcnet_edge.config import refuse_non_finite
 from lpcnet_edge.types import ClassMap, Image
 
 _DARK = 8.0  # grey levels added before ratios are taken, so that noise in the dark does not explode
@@ -53,6 +54,18 @@ class AugmentSettings:
     tint: float = 1.06
     paste: float = 0.5
     drawn: float = 0.0
+
+    def __post_init__(self) -> None:
+        refuse_non_finite(self)
+        for name in ("scale", "aspect", "gain", "gamma", "tint"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}, not a factor above 0")
+        for name in ("rotation_deg", "offset", "shading", "noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}, not 0 or more")
+        for name in ("blur_probability", "paste", "drawn"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name):g}, not a share from 0 to 1")
 
 
 def _factor(rng: np.random.Generator, largest: float) -> float:

@@ -11,6 +11,8 @@ STRIDE_PX = 16
 
 STEM_STRIDE_PX = 2
 TILE_MULTIPLE_PX = 32
+LARGEST_TILE_PX = 4096
+"""Side of a tile or crop, at most."""
 
 
 @dataclass(frozen=True)

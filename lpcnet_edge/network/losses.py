@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lpcnet_edge.config import refuse_non_finite
 from lpcnet_edge.network.config import STRIDE_PX
 from lpcnet_edge.network.model import Outputs
 
@@ -40,6 +41,15 @@ class LossSettings:
     defect_weight: float = 1.0
     focal_gamma: float = 2.0
     weight_floor: float = 0.25
+
+    def __post_init__(self) -> None:
+        refuse_non_finite(self)
+        for name in ("localization", "tile", "segmentation", "initial", "dice", "focal_gamma"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}, not 0 or more")
+        for name in ("defect_weight", "weight_floor"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}, not above 0")
 
     @property
     def stage1_only(self) -> bool:

@@ -18,7 +18,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from lpcnet_edge.errors import UsageError
+from lpcnet_edge.errors import BadConfig, UsageError
 from lpcnet_edge.network.card import finish_run
 from lpcnet_edge.network.checkpoint import Checkpoint, load_checkpoint, run_digest, save_checkpoint
 from lpcnet_edge.network.config import NetworkConfig, preset
@@ -113,6 +113,10 @@ class _Run:
         network.load_state_dict({name: value.detach().cpu().clone() for name, value in self.average.items()})
         return FloatNetwork(network, self.recipe.tile_px, device=self.device.type)
 
+    def is_finite(self) -> bool:
+        """Whether every averaged weight is a number: one step that is not spoils them for good."""
+        return all(bool(torch.isfinite(value).all()) for value in self.average.values())
+
     def state(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
@@ -163,6 +167,8 @@ def train(
 
     Raises
     ------
+    BadConfig
+        The training diverged; the last checkpoint with finite weights is kept, and no weights are written.
     UsageError
         ``out_dir`` holds a run and ``resume`` is false.
     StaleCheckpoint
@@ -200,6 +206,11 @@ def train(
     step = first
 
     def save() -> None:
+        if not run.is_finite():  # a checkpoint of it would take the place of the last good one
+            raise BadConfig(
+                f"the training diverged: after {step} steps its weights are not finite",
+                mend="lower the recipe's learning_rate, or lengthen its warmup_steps, and train in another folder",
+            )
         save_checkpoint(path, Checkpoint(digest, step, spent + time.monotonic() - started, rows, run.state()))
 
     figures: dict[str, float] = {}

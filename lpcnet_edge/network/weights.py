@@ -16,7 +16,7 @@ from torch import Tensor
 from lpcnet_edge.config import from_mapping, to_mapping
 from lpcnet_edge.errors import BadWeights, LpcnetError
 from lpcnet_edge.files import write_atomically
-from lpcnet_edge.network.config import NetworkConfig
+from lpcnet_edge.network.config import LARGEST_TILE_PX, TILE_MULTIPLE_PX, NetworkConfig
 from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.model import LpcNet
 
@@ -70,13 +70,14 @@ def load_network(name_or_path: str | Path, device: str = "cpu") -> FloatNetwork:
     metadata, state = _read_pt(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
     try:
         config = from_mapping(NetworkConfig, metadata["config"], f"{path}: config")
-        tile_px = int(metadata["tile_px"])
-    except (KeyError, TypeError, ValueError, LpcnetError) as exc:
+        tile_px = _tile(metadata["tile_px"])
+        with torch.device("meta"):  # names and shapes alone: what a damaged configuration asks for is never allocated
+            wanted = {name: value.shape for name, value in LpcNet(config).state_dict().items()}
+    except (KeyError, TypeError, ValueError, RuntimeError, LpcnetError) as exc:
         raise BadWeights(
             f"{path}: its network configuration cannot be used: {exc}", mend="train or export the weights again"
         ) from exc
-    network = LpcNet(config)
-    expected = {name for name in network.state_dict() if not name.endswith(_TRACKED)}
+    expected = {name for name in wanted if not name.endswith(_TRACKED)}
     if expected != set(state):
         missing, unknown = sorted(expected - set(state)), sorted(set(state) - expected)
         raise BadWeights(
@@ -84,15 +85,31 @@ def load_network(name_or_path: str | Path, device: str = "cpu") -> FloatNetwork:
             f"{len(unknown)} unknown ({', '.join(unknown[:3]) or 'none'})",
             mend="use weights of this version of the network",
         )
-    try:
-        network.load_state_dict(state, strict=False)
-    except RuntimeError as exc:
-        reason = str(exc).splitlines()[-1].strip()
-        raise BadWeights(f"{path}: {reason}", mend="use weights of this configuration") from exc
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.shape != wanted[name] or not value.is_floating_point():
+            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise BadWeights(
+                f"{path}: {name} is {found}, the network takes floats of {tuple(wanted[name])}",
+                mend="use weights of this configuration",
+            )
     bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if bad:
         raise BadWeights(f"{path}: {bad[0]} holds values that are not finite", mend="train again with a lower rate")
+    network = LpcNet(config)
+    network.load_state_dict(state, strict=False)
     return FloatNetwork(network, tile_px, device=device)
+
+
+def _tile(value: object) -> int:
+    """The side of a tile that a file states; raises ``ValueError``."""
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or value % TILE_MULTIPLE_PX
+        or not 0 < value <= LARGEST_TILE_PX
+    ):
+        raise ValueError(f"tile_px is {value!r}, not a multiple of {TILE_MULTIPLE_PX} up to {LARGEST_TILE_PX}")
+    return value
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -122,5 +139,7 @@ def _read_pt(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise BadWeights(f"{path}: torch cannot read it safely ({type(exc).__name__})", mend="save it again") from exc
     if not isinstance(content, dict) or not {"config", "tile_px", "state"} <= set(content):
         raise BadWeights(f"{path}: config, tile_px and state are expected in it", mend="save a dictionary of the three")
+    if not isinstance(content["state"], dict) or not all(isinstance(name, str) for name in content["state"]):
+        raise BadWeights(f"{path}: state is no dictionary of names and tensors", mend="save the network's state_dict()")
     state = {name: value for name, value in content["state"].items() if not name.endswith(_TRACKED)}
     return {"config": content["config"], "tile_px": content["tile_px"]}, state

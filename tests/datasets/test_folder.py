@@ -52,6 +52,14 @@ def test_reads_class_folders_and_the_later_class_wins(classed: Path) -> None:
     assert not dataset.read(1).mask.any()
 
 
+def test_class_folders_without_a_mask_are_images_without_a_defect(classed: Path) -> None:
+    for mask in (classed / "masks").glob("*/*.png"):
+        mask.unlink()
+    dataset = Folder(classed)
+    assert [e.label for e in dataset.entries] == [0, 0, 0]
+    assert not dataset.read(0).mask.any()
+
+
 def test_channels_and_name_come_from_the_settings(tmp_path: Path) -> None:
     root = write_folder(tmp_path, channels=3, name="brackets")
     assert Folder(root).name == "brackets"

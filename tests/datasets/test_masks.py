@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -88,4 +90,14 @@ def test_other_formats_and_missing_files_are_refused(tmp_path: Path) -> None:
 def test_a_palette_file_without_its_palette_is_refused(tmp_path: Path) -> None:
     path = write_png(tmp_path / "m.png", blot(1), 8, 3)
     with pytest.raises(UnreadableImage):
+        read_index_mask(path, CLASSES)
+
+
+def test_a_header_that_claims_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "m.png", blot(1), 8, 0)
+    raw = bytearray(path.read_bytes())
+    raw[16:24] = struct.pack(">II", 100_000, 100_000)
+    raw[29:33] = struct.pack(">I", zlib.crc32(bytes(raw[12:29])))
+    path.write_bytes(raw)
+    with pytest.raises(UnreadableImage, match="PIXELS"):
         read_index_mask(path, CLASSES)

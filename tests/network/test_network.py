@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -137,3 +139,15 @@ def test_float_network_refuses_other_shapes(shape: tuple[int, ...]) -> None:
     segmenter = FloatNetwork(LpcNet(preset("edge", CLASSES, 1)), 64)
     with pytest.raises(BadInput, match="tiles"):
         segmenter.predict(np.zeros(shape, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "row"),
+    [("edge", 1, "`edge`, grey"), ("edge", 3, "`edge`, colour"), ("large", 1, "`large`, grey")],
+)
+def test_the_documented_size_is_the_networks(name: str, channels: int, row: str) -> None:
+    cost = network_cost(preset(name, CLASSES, channels), 256)
+    share = 100 * cost.flops("stage2/pcm") / cost.flops("stage2")
+    sizes = f"{cost.flops('stage1') / 1e9:.3f} GFLOP | {cost.flops('stage2') / 1e9:.2f} GFLOP | {share:.2f} %"
+    text = (Path(__file__).parents[2] / "docs/method.md").read_text(encoding="utf-8")
+    assert f"| {row} | {sizes} | {cost.parameters() / 1e6:.3g} M |" in text

@@ -152,6 +152,13 @@ def test_weights_cross_between_grey_and_colour_and_other_classes() -> None:
         adopt_weights(LpcNet(preset("large", ("background", "a"), 3)), colour)
 
 
+def test_a_training_that_diverges_keeps_its_last_good_checkpoint(squares: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, warmup_steps=0, learning_rate=1e30)
+    with pytest.raises(BadConfig, match="diverged: after 2 steps"):
+        train(squares, recipe, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_place_that_cannot_be_is_told_before_the_first_step(squares: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     watch = Watch()
@@ -191,6 +198,13 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
         ("seed: -1", "seed is -1"),
         ("learning_rate: -1", "learning_rate is -1"),
         ("ema_decay: 1", "ema_decay 1"),
+        ("sampling: {defect_share: 2}", "defect_share is 2"),
+        ("augment: {scale: 0}", "augment: scale is 0"),
+        ("augment: {gamma: -1}", "gamma is -1"),
+        ("augment: {noise: -3}", "noise is -3"),
+        ("augment: {paste: 1.5}", "paste is 1.5"),
+        ("loss: {defect_weight: -1}", "loss: defect_weight is -1"),
+        ("loss: {tile: -0.2}", "tile is -0.2"),
     ):
         path.write_text(text)
         with pytest.raises(BadConfig, match=said) as caught:

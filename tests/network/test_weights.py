@@ -96,7 +96,7 @@ def _rewrite(path: Path, change: Any) -> None:
         (_truncate, "not a safetensors file"),
         (_foreign, "format is 'missing'"),
         (_missing, "1 tensors missing .*localization.head.bias"),
-        (_shape, "size mismatch"),
+        (_shape, r"head.bias is torch.float32 \(7,\), the network takes floats of \(1,\)"),
         (_nan, "not finite"),
         (_config, "configuration cannot be used"),
     ],
@@ -118,6 +118,32 @@ def test_a_pt_file_cannot_execute(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(BadWeights, match="cannot read it safely"):
         load_network(tmp_path / "evil.pt")
     assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tile_px": 100}, "tile_px is 100"),
+        ({"tile_px": float("inf")}, "tile_px is inf"),
+        ({"state": [1]}, "state is no dictionary"),
+        ({"state": {3: torch.zeros(1)}}, "state is no dictionary"),
+        ({"config": to_mapping(dataclasses.replace(CONFIG, decoder_width=10**7))}, "the network takes floats of"),
+    ],
+)
+def test_a_pt_file_of_something_else_is_named(tmp_path: Path, network: LpcNet, change: Any, said: str) -> None:
+    content = {"config": to_mapping(CONFIG), "tile_px": 128, "state": network.state_dict()}
+    torch.save({**content, **change}, tmp_path / "w.pt")
+    with pytest.raises(BadWeights, match=said) as caught:
+        load_network(tmp_path / "w.pt")
+    assert caught.value.mend
+
+
+def test_a_pt_file_holds_tensors_of_floats(tmp_path: Path, network: LpcNet) -> None:
+    for value, said in ((1.0, "head.bias is float"), (torch.zeros(1, dtype=torch.complex64), "complex64")):
+        state = {**network.state_dict(), "localization.head.bias": value}
+        torch.save({"config": to_mapping(CONFIG), "tile_px": 128, "state": state}, tmp_path / "w.pt")
+        with pytest.raises(BadWeights, match=said):
+            load_network(tmp_path / "w.pt")
 
 
 def test_unknown_name() -> None:
