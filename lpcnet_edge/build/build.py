@@ -31,6 +31,7 @@ from lpcnet_edge.build.ranging import find_ranges, methods_report
 from lpcnet_edge.build.report import as_json, curve, curve_png, summary
 from lpcnet_edge.build.restore import Step, kept_sensitivity, multiply_adds, restore
 from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
+from lpcnet_edge.build.splits import trained_on
 from lpcnet_edge.bundle.cache import cache_root
 from lpcnet_edge.bundle.manifest import Manifest, StageSpec
 from lpcnet_edge.bundle.model import tensor_specs
@@ -87,7 +88,8 @@ def build_bundle(
         raise BadData(
             f"{calibration_data.name} has {calibration_data.channels} channel(s), the network {weights} takes "
             f"{network.channels}",
-            mend=f"add --channels {network.channels}, or take weights that were trained on such images",
+            mend="take weights that were trained on such images; a folder or a COCO file can be read as the network "
+            f"takes it, with --channels {network.channels}",
         )
     digest = hashlib.sha256(weights_path(weights).read_bytes()).hexdigest()
     root = cache_root()
@@ -308,7 +310,7 @@ def _provenance(
     weights: str | Path, digest: str, chosen: CalibrationSet, data: Dataset, settings: BuildSettings
 ) -> dict[str, Any]:
     return {
-        "weights": {"name": Path(weights).name, "sha256": digest},
+        "weights": {"name": Path(weights).name, "sha256": digest, "trained_on": trained_on(weights)},
         "calibration": {"data": data.name, "digest": chosen.digest, "tiles": len(chosen.entries)},
         "backend": settings.backend,
         "max_drop": settings.max_drop,

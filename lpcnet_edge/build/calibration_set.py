@@ -265,7 +265,7 @@ def _check(dataset: Dataset, recipe: CalibrationRecipe, rows: Sequence[Mapping[s
     if total < recipe.tiles:
         raise BadData(
             f"the recipe asks for {recipe.tiles} tiles, {dataset.name} has {total} images to pick from",
-            mend=f"set `tiles: {total}` or less in the recipe, or bring more images",
+            mend=f"write `tiles: {total}` or less into a recipe file, given as --recipe; or bring more images",
         )
     for share, count, what, mend in (
         (recipe.defect_share, defective, "with a defect", 0),

@@ -98,17 +98,27 @@ def _is_check(part: str) -> bool:
     return int.from_bytes(hashlib.sha256(part.encode()).digest()[:4], "big") % CHECK_SHARE == 0
 
 
-def _untrained(weights: str | Path, folds: Sequence[str]) -> list[str]:
-    """The folds that the card beside the weights does not list, or the first one where there is no card."""
-    card: Any = None
+def trained_on(weights: str | Path) -> dict[str, Any]:
+    """What the card beside the weights says of the images that they were trained on: ``data``, ``digest``, ``folds``.
+
+    Empty where there is no card, or none that can be read.
+    """
     path = weights_path(weights)
     for candidate in (path.with_suffix(".yaml"), path.with_name("card.yaml")):
         if candidate.is_file():
             try:
-                card = load_yaml(candidate)
+                card: Any = load_yaml(candidate)
             except LpcnetError:
                 continue
-            break
-    data = card.get("data") if isinstance(card, dict) else None
-    trained = {str(fold) for fold in data.get("folds") or ()} if isinstance(data, dict) else set()
+            data = card.get("data") if isinstance(card, dict) else None
+            if not isinstance(data, dict):
+                return {}
+            folds = [str(fold) for fold in data.get("folds") or ()]
+            return {"data": str(data.get("name")), "digest": str(data.get("digest")), "folds": folds}
+    return {}
+
+
+def _untrained(weights: str | Path, folds: Sequence[str]) -> list[str]:
+    """The folds that the weights' card does not list, or the first one where there is no card."""
+    trained = trained_on(weights).get("folds")
     return [fold for fold in folds if fold not in trained] or [folds[0]] if trained else [folds[0]]

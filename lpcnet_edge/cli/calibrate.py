@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,7 @@ def run_gate(args: argparse.Namespace) -> int:
     from lpcnet_edge.backends.choice import open_backend
     from lpcnet_edge.bundle.read import open_bundle
     from lpcnet_edge.bundle.write import check_out
-    from lpcnet_edge.runtime.gate_calibration import calibrate_bundle, write_with_gate
+    from lpcnet_edge.runtime.gate_calibration import calibrate_bundle, seen_in_training, write_with_gate
     from lpcnet_edge.runtime.pipeline import framing_for
 
     if args.backend == "null":
@@ -149,6 +150,7 @@ def run_gate(args: argparse.Namespace) -> int:
     confidence = None if args.confidence is None else _share("--confidence", args.confidence, "0.95")
     check_out(args.out, sign_with=args.key)
     bundle, data = open_bundle(args.bundle), open_data(args, args.fold)
+    seen = seen_in_training(bundle, data)
     framing = framing_for(0, 0, bundle.manifest.tile_px, args.framing) if args.framing else None
     backend = open_backend(bundle, args.backend)
     try:
@@ -168,6 +170,9 @@ def run_gate(args: argparse.Namespace) -> int:
         backend.close()
     about: dict[str, object] = {"data": data.name, "digest": data.digest(), "fold": args.fold, "backend": backend.about}
     about["framing"] = args.framing or "by size"
+    if seen:
+        about["seen_in_training"] = True
+        print(f"warning: {seen}\nmend: calibrate on parts that were held out, such as --fold N", file=sys.stderr)
     made = write_with_gate(bundle, args.out, found, data=about, sign_with=args.key)
     if args.json:
         from lpcnet_edge.config import to_mapping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def run_train(args: argparse.Namespace) -> int:
     }
     if args.start:
         notes["start"] = Path(args.start).name
+    named = {*recipe.sampling.drawn, *recipe.sampling.paste_in_place}
+    if unknown := sorted(named - set(data.classes)):
+        said = f"{data.name} has no class {', '.join(unknown)}, which the recipe draws or pastes"
+        print(f"warning: {said}\nmend: its classes are {', '.join(data.classes[1:])}", file=sys.stderr)
     with TrainingDisplay() as display:
         summary = train(
             without_fold(data, left_out) if left_out else data,

@@ -81,10 +81,10 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[Annotated]]:
     for key, item in _items(path, content, "annotations").items():
         where = f"{path}: annotation {key}"
         owner = item.get("image_id")
-        if not isinstance(owner, int | str) or owner not in images:
+        if not isinstance(owner, int | str) or isinstance(owner, bool) or owner not in images:
             raise BadData(f"{where}: there is no image {owner!r}", mend="export the task again, with its images")
         category = item.get("category_id")
-        if not isinstance(category, int | str) or category not in index_of:
+        if not isinstance(category, int | str) or isinstance(category, bool) or category not in index_of:
             raise UnknownClass(f"{where}: there is no category {category!r}", mend="list it under categories")
         try:
             found[owner].append(_region(item.get("segmentation"), index_of[category], *shapes[owner]))

@@ -14,6 +14,9 @@ TILE_MULTIPLE_PX = 32
 LARGEST_TILE_PX = 4096
 """Side of a tile or crop, at most."""
 
+MOST_BLOCKS = 256
+"""At one stride; a damaged file may ask for any number."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -65,6 +68,8 @@ class NetworkConfig:
         widths = (*self.localization_widths, *self.encoder_widths, self.decoder_width)
         if any(width < 1 for width in widths) or any(count < 1 for count in self.encoder_blocks):
             raise BadConfig("a width or a block count is below 1", mend="use positive numbers")
+        if max(self.encoder_blocks) > MOST_BLOCKS:
+            raise BadConfig(f"encoder_blocks are {list(self.encoder_blocks)}", mend=f"use at most {MOST_BLOCKS}")
 
 
 _PRESETS: dict[str, dict[str, object]] = {

@@ -191,7 +191,7 @@ def train(
     origin = start.network if start is not None else None if build is LpcNet else network
     digest = run_digest(config, recipe, dataset, None if origin is None else origin.state_dict())
     path = out_dir / "checkpoint.pt"
-    if path.exists() and not resume:
+    if not resume and (path.exists() or (out_dir / "weights.safetensors").exists()):
         raise UsageError(f"{out_dir} holds a run already", mend="add --resume to go on with it, or use another folder")
     out_dir.mkdir(parents=True, exist_ok=True)  # before the first step, not at the first checkpoint
     run = _Run(network, recipe)

@@ -80,6 +80,27 @@ def score_tiles(
     return TileScores(np.concatenate(scores), tuple(parts), tuple(images), np.concatenate(counts))
 
 
+def seen_in_training(bundle: Bundle, dataset: Dataset) -> str:
+    """A sentence where the weights' card names images of ``dataset`` among those that they were trained on; else "".
+
+    Stage 1 scores the defects that it was trained on higher than new ones, so that a threshold found on them promises
+    nothing about new parts.
+    """
+    weights = bundle.manifest.provenance.get("weights")
+    trained = weights.get("trained_on") if isinstance(weights, dict) else None
+    if not isinstance(trained, dict) or trained.get("data") != dataset.name:
+        return ""
+    here = {entry.strata.get("fold", "") for entry in dataset.entries}
+    both = sorted(here & set(trained.get("folds") or ()))
+    if not both and trained.get("digest") != dataset.digest():
+        return ""
+    which = f"fold {', '.join(both)} of {dataset.name}" if both else f"just these images of {dataset.name}"
+    return (
+        f"the weights' card says that they were trained on {which}; scores are better there than on new parts, for "
+        "which nothing is promised then"
+    )
+
+
 def write_with_gate(
     bundle: Bundle, out: Path, found: GateCalibration, *, data: dict[str, object], sign_with: Path | None = None
 ) -> Bundle:

@@ -139,6 +139,8 @@ IMAGE = coco_content()["images"][0]
         ({"categories": [{"id": 7, "name": 7}]}, BadData, "category 7 is named 7"),
         ({"categories": [{"id": 7, "name": "x"}, {"id": 8, "name": "x"}]}, BadData, "category 8 is named 'x'"),
         ({"annotations": [annotation(image_id=9)]}, BadData, "annotation 1: there is no image 9"),
+        ({"annotations": [annotation(image_id=True)]}, BadData, "annotation 1: there is no image True"),
+        ({"annotations": [annotation(category_id=True)]}, UnknownClass, "annotation 1: there is no category True"),
         ({"annotations": [annotation(image_id=[1])]}, BadData, r"annotation 1: there is no image \[1\]"),
         ({"annotations": [annotation(category_id=9)]}, UnknownClass, "annotation 1: there is no category 9"),
         ({"annotations": [annotation(segmentation=[])]}, BadData, "annotation 1: it has no segmentation"),

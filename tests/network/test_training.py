@@ -174,6 +174,9 @@ def test_a_run_is_not_overwritten(squares: Dataset, tmp_path: Path) -> None:
         train(squares, short, tmp_path)
     with pytest.raises(StaleCheckpoint, match="start in a new folder"):
         train(squares, dataclasses.replace(short, seed=1), tmp_path, resume=True)
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(UsageError, match="holds a run already"):
+        train(squares, short, tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(BadArtifact, match="checkpoint"):
         train(squares, short, tmp_path, resume=True)

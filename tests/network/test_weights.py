@@ -128,6 +128,7 @@ def test_a_pt_file_cannot_execute(tmp_path: Path, capsys: pytest.CaptureFixture[
         ({"state": [1]}, "state is no dictionary"),
         ({"state": {3: torch.zeros(1)}}, "state is no dictionary"),
         ({"config": to_mapping(dataclasses.replace(CONFIG, decoder_width=10**7))}, "the network takes floats of"),
+        ({"config": {**to_mapping(CONFIG), "encoder_blocks": [10**9, 1, 1, 1]}}, "encoder_blocks are"),
     ],
 )
 def test_a_pt_file_of_something_else_is_named(tmp_path: Path, network: LpcNet, change: Any, said: str) -> None:

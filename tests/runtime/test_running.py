@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from local_bundle import frame_of, write_local
 
 from lpcnet_edge.bundle.read import open_bundle
 from lpcnet_edge.bundle.sign import make_keys
+from lpcnet_edge.bundle.write import write_bundle
 from lpcnet_edge.cli.command import main
 from lpcnet_edge.config import from_mapping, to_mapping
+from lpcnet_edge.datasets import open_dataset
 from lpcnet_edge.errors import BadConfig
 from lpcnet_edge.runtime.parts import PartJoiner
 from lpcnet_edge.runtime.running import Percentiles
@@ -177,6 +180,35 @@ def test_calibrate_gate_makes_a_new_bundle(work: Path, capsys: pytest.CaptureFix
     assert main(["calibrate", "gate", "engines/x", *options, "--out", "other", "--alpha", "0.01"]) == 2
     assert "bring 99 defective parts" in capsys.readouterr().err
     assert not Path("other").exists()
+
+
+def test_calibrating_on_what_was_trained_on_is_said(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled(work / "data", 80)
+    names = [f"{part:03}.png" for part in range(80)]
+    rows = [f"{name},{name},{1 + number // 2 % 4}" for number, name in enumerate(names)]
+    (work / "data" / "parts.csv").write_text("\n".join(["image,part,fold", *rows]) + "\n")
+    before = open_bundle("engines/x")
+    files: dict[str, bytes | Path] = {name: before.file(name) for name in before.manifest.files}
+    for name, trained in (
+        ("other-data", {"data": "elsewhere", "digest": "", "folds": ["2"]}),
+        ("folds", {"data": "data", "digest": "", "folds": ["2", "3", "4"]}),
+        ("whole", {"data": "data", "digest": open_dataset("data", channels=1).digest(), "folds": []}),
+    ):
+        provenance = {"weights": {"trained_on": trained}}
+        write_bundle(work / name, replace(before.manifest, provenance=provenance), files)
+    options = ["--data", "data", "--channels", "1", "--backend", "onnxruntime", "--alpha", "0.1"]
+    said = {}
+    for bundle in ("engines/x", "other-data", "folds", "whole"):
+        assert main(["calibrate", "gate", bundle, *options, "--out", f"{bundle}-gated"]) == 0
+        said[bundle] = capsys.readouterr().err
+        marked = open_bundle(f"{bundle}-gated").manifest.provenance["gate"].get("seen_in_training", False)
+        assert marked == ("warning" in said[bundle])
+    assert "trained on" not in said["engines/x"] + said["other-data"]
+    assert "trained on fold 2, 3, 4 of data;" in said["folds"]
+    assert "trained on just these images of data;" in said["whole"]
+    held_out = ["--fold", "1", "--alpha", "0.3", "--out", "held-out"]
+    assert main(["calibrate", "gate", "folds", *options, *held_out]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_calibrate_gate_with_a_confidence(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
