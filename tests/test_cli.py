@@ -361,10 +361,14 @@ def test_check_and_predict(frames: Path, weights: Path, tmp_path: Path, capsys: 
 
 def test_train_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text("tile_px: 128\nsteps: 9\nwarmup_steps: 1\nsampling: {batch: 2, crop_px: 32}\n", encoding="utf-8")
+    sampling = "sampling: {batch: 2, crop_px: 32, drawn: {gap: pit, crak: crack}, paste_in_place: [fray]}"
+    recipe.write_text(f"tile_px: 128\nsteps: 9\nwarmup_steps: 1\n{sampling}\n", encoding="utf-8")
     out = tmp_path / "run"
     argv = ["train", "--data", "carbon-fabric:count=40", "--recipe", str(recipe), "--out", str(out), "--steps", "2"]
-    summary = run_json(argv, capsys)
+    assert main([*argv, "--json"]) == 0
+    told = capsys.readouterr()
+    assert "warning: carbon-fabric has no class crak, fray, which the recipe draws or pastes\n" in told.err
+    summary = json.loads(told.out)
     assert (summary["steps"], Path(summary["weights"]).exists()) == (2, True)
     assert main(argv) == 2, "a second run in the same folder asks for --resume"
     assert "--resume" in capsys.readouterr().err
