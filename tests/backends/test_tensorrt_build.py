@@ -316,6 +316,7 @@ import os, signal, sys, threading, time
 import plan_graphs
 from lpcnet_edge.backends.tensorrt_build import build_plan
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us in the background may ignore it
 told, turn = [], threading.Lock()
 
 def report(share, phase):

@@ -114,7 +114,7 @@ def test_a_study_goes_on_from_what_each_configuration_learned_in_another(
     assert study.main(arguments(tiles, tmp_path / "none", "--seeds", "5", "--start", begun)) == UsageError.exit_code
     assert "lpc-net.fold-*.seed-5" in capsys.readouterr().err
     assert study.main(arguments(tiles, tmp_path / "none", "--start", str(tmp_path))) == UsageError.exit_code
-    assert "holds finished runs of 0 studies" in capsys.readouterr().err
+    assert "holds 0 finished runs named" in capsys.readouterr().err
 
 
 def test_runs_side_by_side_leave_the_records_of_runs_in_turn(tiles: Path, tmp_path: Path) -> None:
