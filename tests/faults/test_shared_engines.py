@@ -12,15 +12,14 @@ from local_bundle import frame_of, write_local
 
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.config import from_mapping
-from lpcnet_edge.runtime.pipeline import Result
+from lpcnet_edge.runtime.inbox import Inbox
+from lpcnet_edge.runtime.live import LiveRun
 from lpcnet_edge.runtime.session import Session
 from lpcnet_edge.runtime.settings import RunSettings
 from lpcnet_edge.runtime.sources import open_source
 from lpcnet_edge.runtime.sources.settings import SourceSettings
 
 FRAMES = 60
-HANDED_OVER_NS = 50_000_000
-"""From the moment a frame was taken until it surely waits at the head of its queue, also on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -37,29 +36,42 @@ def folder(path: Path) -> Path:
     return path
 
 
-def begun_ns(result: Result) -> int:
-    """When the engines turned to a frame."""
-    return result.item.taken_ns + int(1e6 * result.verdict.latency_ms["waiting"])
+class Turns:
+    """Each time the engines turn to a source: which ones had a frame waiting just before, and which one it was.
+
+    Seen where the choice is made, not by the times of the frames: on a busy machine nobody can say from outside when a
+    frame that was taken has come to the head of its queue. A frame seen waiting still waits when the choice is made.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[set[int], int]] = []
+        choose = LiveRun._next
+
+        def watched(run: LiveRun) -> Inbox | None:
+            waiting = {place for place, inbox in enumerate(run._inboxes) if inbox.has_item}
+            chosen = choose(run)
+            if chosen is not None:
+                self.seen.append((waiting, run._inboxes.index(chosen)))
+            return chosen
+
+        monkeypatch.setattr(LiveRun, "_next", watched)
+
+    def waited(self, place: int) -> list[int]:
+        """For each frame of the source at this place: how many of others were begun while it was seen waiting."""
+        found, others = [], 0
+        for waiting, chosen in self.seen:
+            if chosen == place:
+                found.append(others)
+                others = 0
+            elif place in waiting:
+                others += 1
+        return found
 
 
-def ended_ns(result: Result) -> int:
-    """When its verdict was there."""
-    return result.item.taken_ns + int(1e6 * result.verdict.latency_ms["total"])
-
-
-def frames_waited_for(results: list[Result], source: str) -> list[int]:
-    """For each frame of a source: how many of others were begun while it was at the head of its queue."""
-    mine = [result for result in results if result.item.source == source]
-    others = [begun_ns(result) for result in results if result.item.source != source]
-    found, free_ns = [], 0  # the moment before which an earlier frame of the same source was in front
-    for result in mine:
-        head_ns = max(free_ns, result.item.taken_ns + HANDED_OVER_NS)
-        found.append(sum(head_ns <= other_ns < begun_ns(result) for other_ns in others))
-        free_ns = ended_ns(result)
-    return found
-
-
-def test_a_slow_camera_beside_greedy_sources(bundle: Bundle, tmp_path: Path, camera: CameraProcess) -> None:
+def test_a_slow_camera_beside_greedy_sources(
+    bundle: Bundle, tmp_path: Path, camera: CameraProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns(monkeypatch)
     camera.start()
     rate = from_mapping(
         SourceSettings, {"camera": {"frame_rate_hz": 10, "features": {"Width": 128, "Height": 128}}}, "test"
@@ -79,7 +91,9 @@ def test_a_slow_camera_beside_greedy_sources(bundle: Bundle, tmp_path: Path, cam
         names = session.source_names
     taken = {name: [r.item.sequence for r in results if r.item.source == name] for name in names}
     assert len(taken[slow.name]) >= 10
-    for name, sequences in taken.items():
-        assert sequences == list(range(len(sequences))), name
-        waited = frames_waited_for(results, name)
-        assert max(waited) <= len(names) - 1, (name, waited)
+    assert {chosen for _, chosen in turns.seen} == set(range(len(names)))
+    assert any(len(waiting) > 1 for waiting, _ in turns.seen), "no frame ever waited for another source's"
+    for place, name in enumerate(names):
+        assert taken[name] == list(range(len(taken[name]))), name
+        assert len(turns.waited(place)) == len(taken[name]), name
+        assert max(turns.waited(place)) <= len(names) - 1, (name, turns.waited(place))
