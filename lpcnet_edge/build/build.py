@@ -36,6 +36,7 @@ from lpcnet_edge.bundle.cache import cache_root
 from lpcnet_edge.bundle.manifest import Manifest, StageSpec
 from lpcnet_edge.bundle.model import tensor_specs
 from lpcnet_edge.bundle.write import check_out, write_bundle
+from lpcnet_edge.datasets.remembered import Remembered
 from lpcnet_edge.errors import BadData, BuildFailed
 from lpcnet_edge.network.weights import load_network, weights_path
 from lpcnet_edge.types import Dataset, Segmenter
@@ -91,6 +92,7 @@ def build_bundle(
             mend="take weights that were trained on such images; a folder or a COCO file can be read as the network "
             f"takes it, with --channels {network.channels}",
         )
+    calibration_data = Remembered(calibration_data)
     digest = hashlib.sha256(weights_path(weights).read_bytes()).hexdigest()
     root = cache_root()
     progress("exporting", 0, 1)

@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,25 +29,19 @@ from lpcnet_edge.network.inference import FloatNetwork
 silence_libraries()  # folding constants runs ONNX Runtime
 
 
-class _Stage1(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.stage1 = network
+class _Stages(nn.Module):
+    """Both stages in one module: torch's exporter takes seconds to start, whatever it exports."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __init__(self, localization: nn.Module, confidence: nn.Module) -> None:
+        super().__init__()
+        self.stage1 = localization
+        self.stage2 = confidence
+
+    def forward(self, x: Tensor, x_picked: Tensor, embedding_picked: Tensor) -> tuple[Tensor, ...]:
         logits, embedding = self.stage1(x)
         heatmap = torch.sigmoid(logits)
-        return heatmap, embedding, heatmap.amax(dim=(1, 2, 3))
-
-
-class _Stage2(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.stage2 = network
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        refined: Tensor = self.stage2(x, embedding)[1]
-        return refined
+        refined: Tensor = self.stage2(x_picked, embedding_picked)[1]
+        return heatmap, embedding, heatmap.amax(dim=(1, 2, 3)), refined
 
 
 def export_network(network: FloatNetwork) -> OnnxPair:
@@ -61,8 +55,13 @@ def export_network(network: FloatNetwork) -> OnnxPair:
     plain = folded(network.network)
     x = torch.zeros(2, config.channels, side, side)
     embedding = torch.zeros(2, config.localization_widths[-1], side // 16, side // 16)
-    stage1 = _exported(_Stage1(plain.localization), (x,), ["x"], ["heatmap", "embedding", "score"])
-    stage2 = _exported(_Stage2(plain.confidence), (x, embedding), ["x", "embedding"], ["refined"])
+    both = _exported(
+        _Stages(plain.localization, plain.confidence),
+        {"x": x, "x_picked": x.clone(), "embedding_picked": embedding},
+        ["heatmap", "embedding", "score", "refined"],
+    )
+    stage1 = _part(both, inputs=slice(0, 1), outputs=slice(0, 3))
+    stage2 = _part(both, inputs=slice(1, 3), outputs=slice(3, 4))
     _localization(stage1, config.channels, side)
     _confidence(stage2, config.channels, side)
     return OnnxPair(_finished(stage1, "localization"), _finished(stage2, "confidence"))
@@ -81,13 +80,13 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _exported(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> gs.Graph:
+def _exported(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
     batch = torch.export.Dim("M", min=1, max=4096)
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
-            inputs,
-            input_names=names,
+            tuple(inputs.values()),
+            input_names=list(inputs),
             output_names=outputs,
             opset_version=OPSET,
             dynamic_shapes=tuple({0: batch} for _ in inputs),
@@ -98,7 +97,14 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], o
     assert program is not None
     model = program.model_proto
     name_nodes(model)
-    return gs.import_onnx(model)
+    return model
+
+
+def _part(model: onnx.ModelProto, inputs: slice, outputs: slice) -> gs.Graph:
+    """What computes some of the outputs from some of the inputs, as a graph of its own."""
+    graph = gs.import_onnx(model)
+    graph.inputs, graph.outputs = graph.inputs[inputs], graph.outputs[outputs]
+    return graph.cleanup()
 
 
 def _pixels(graph: gs.Graph, channels: int, side: int, rows: str) -> gs.Variable:

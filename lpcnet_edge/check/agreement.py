@@ -15,6 +15,7 @@ from lpcnet_edge.build.judging import Judgement
 from lpcnet_edge.check.evaluate import evaluate
 from lpcnet_edge.check.evaluation import Evaluation, points
 from lpcnet_edge.check.walk import Progress
+from lpcnet_edge.datasets.remembered import Remembered
 from lpcnet_edge.decision import Rules
 from lpcnet_edge.metrics import CAUGHT_OVERLAP
 from lpcnet_edge.types import ClassMap, Dataset, Prediction, Segmenter
@@ -220,6 +221,7 @@ def _miou(evaluation: Evaluation) -> float:
 
 def comparing(dataset: Dataset, rules: Rules) -> Callable[[Segmenter, Any], Callable[[Segmenter], Judgement]]:
     """What ``build_bundle`` takes as ``make_judge``: compare candidates with the float reference on ``dataset``."""
+    dataset = Remembered(dataset)
 
     def make(reference: Segmenter, progress: Any) -> Callable[[Segmenter], Judgement]:
         def told(phase: str) -> Progress:
