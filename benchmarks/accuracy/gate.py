@@ -1,10 +1,11 @@
 """How many free images stage 1 clears when no defective part is missed, out of fold over all folds.
 
-    python benchmarks/accuracy/gate.py --data DIR [--out runs/gate] [--steps 1500] [--json]
+    python benchmarks/accuracy/gate.py --data DIR [--out runs/gate] [--steps 1500] [--recipe magnetic-tile]
+        [--start WEIGHTS] [--json]
 
-For each fold, stage 1 is trained alone on the others with the recipe ``magnetic-tile`` (stage 2's loss has no weight,
-so it is not computed), then scores the fold. The scores of all folds are pooled: every image is judged by a network
-that has not seen its part. Resumable: run it again after an interruption. A record a fold is written to ``--out``.
+For each fold, stage 1 is trained alone on the others (stage 2's loss has no weight, so it is not computed), then scores
+the fold. The scores of all folds are pooled: every image is judged by a network that has not seen its part, and
+``--start`` must not have either. Resumable: run it again after an interruption. ``--out`` gets a record a fold.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from lpcnet_edge.errors import LpcnetError
 from lpcnet_edge.files import write_atomically
 from lpcnet_edge.imaging import resize_image
 from lpcnet_edge.metrics import gate_by_image, gate_by_part
-from lpcnet_edge.network.recipe import load_recipe
+from lpcnet_edge.network.inference import FloatNetwork
+from lpcnet_edge.network.recipe import Recipe, load_recipe
 from lpcnet_edge.network.training import train
 from lpcnet_edge.network.weights import load_network
 from lpcnet_edge.types import Dataset
 
 
-def score_fold(data: Dataset, fold: str, out: Path, steps: int) -> list[dict[str, object]]:
+def score_fold(
+    data: Dataset, fold: str, out: Path, recipe: Recipe, start: FloatNetwork | None
+) -> list[dict[str, object]]:
     """Scores of a fold's images by a stage 1 trained without that fold; from the record if there is one."""
     record = out / f"fold-{fold}.json"
     if record.exists():
         found: list[dict[str, object]] = json.loads(record.read_text())
         return found
-    base = load_recipe("magnetic-tile")
-    recipe = replace(base, steps=steps, loss=replace(base.loss, segmentation=0.0, initial=0.0))
     run = out / f"fold-{fold}"
     with TrainingDisplay() as display:
-        summary = train(without_fold(data, {fold}), recipe, run, resume=True, progress=display)
+        summary = train(without_fold(data, {fold}), recipe, run, resume=True, progress=display, start=start)
     if summary.weights is None:
         raise KeyboardInterrupt
     network, held_out = load_network(summary.weights), with_fold(data, {fold})
@@ -80,19 +82,29 @@ def main() -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/gate"))
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--recipe", default="magnetic-tile", help="name or path")
+    parser.add_argument("--start", metavar="WEIGHTS", help="a name or a file, as for `lpcnet-edge train`")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     try:
         data = open_dataset(args.data)
+        base = load_recipe(args.recipe)
+        recipe = replace(base, steps=args.steps, loss=replace(base.loss, segmentation=0.0, initial=0.0))
+        start = load_network(args.start) if args.start else None
         folds = sorted({entry.strata["fold"] for entry in data.entries})
-        rows = [row for fold in folds for row in score_fold(data, fold, args.out, args.steps)]
+        rows = [row for fold in folds for row in score_fold(data, fold, args.out, recipe, start)]
     except LpcnetError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)
         return 130
-    found = {**summarise(rows), "steps": args.steps, "recipe": "magnetic-tile"}
+    found = {
+        **summarise(rows),
+        "steps": args.steps,
+        "recipe": Path(args.recipe).stem,
+        "start": args.start and Path(args.start).stem,
+    }
     if args.json:
         print(json.dumps(found))
     else:

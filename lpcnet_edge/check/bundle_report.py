@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpcnet_edge.page.markup import signed
+
 _FIGURES = {
     "mean_iou": "mIoU",
     "mean_pixel_accuracy": "mPA",
@@ -160,7 +162,7 @@ def _table(first: str, *headings: str) -> Table:
 
 
 def _pair(before: float | None, after: float | None) -> tuple[str, str, str]:
-    change = "-" if before is None or after is None else f"{after - before:+.2f}"
+    change = "-" if before is None or after is None else signed(after - before)
     return _points(before), _points(after), change
 
 

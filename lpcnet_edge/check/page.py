@@ -15,7 +15,7 @@ from lpcnet_edge.check.page_assets import SCRIPT, STYLE
 from lpcnet_edge.errors import BadInput
 from lpcnet_edge.files import write_atomically
 from lpcnet_edge.page import svg
-from lpcnet_edge.page.markup import change, document, items, section, table, text
+from lpcnet_edge.page.markup import change, document, items, section, signed, table, text
 from lpcnet_edge.types import Dataset
 
 _KEY = '<p><span class="key float">float</span><span class="key bundle">bundle</span></p>'
@@ -82,7 +82,7 @@ def _cards(report: Mapping[str, Any]) -> str:
     drop = agreement["mean_iou_drop"]
     rows = [
         (f"{figures['mean_iou']:.2f}", f"mIoU, float {report['reference']['mean_iou']:.2f}", False),
-        (f"{-drop:+.2f}", "points of mIoU", "max_drop" in {row["limit"] for row in report["limits_broken"]}),
+        (signed(-drop), "points of mIoU", "max_drop" in {row["limit"] for row in report["limits_broken"]}),
         (str(new[0]), "new escapes", new[0] > 0),
         (str(new[1]), "new overkill", False),
         (f"{lost} of {caught}", "defects lost", lost > 0),

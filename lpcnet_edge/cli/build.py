@@ -186,7 +186,8 @@ def _print(result: BuildResult, splits: Splits) -> None:
 
     console = text_console()
     check: Any = result.report["check"]
-    table = Table(title=f"{result.bundle.manifest.precision} beside float: {splits.note}")
+    console.print(f"{result.bundle.manifest.precision} beside float: {splits.note}")
+    table = Table()
     for column in ("", "float", result.bundle.manifest.precision):
         table.add_column(column, justify="left" if not column else "right")
     rows: list[tuple[str, Callable[[Any], str]]] = [

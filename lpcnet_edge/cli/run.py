@@ -138,16 +138,27 @@ def run_run(args: argparse.Namespace) -> int:
     failed = session.pipeline.totals.refused["engine failed"]
     if failed:
         raise CheckFailed(f"{failed} frame(s) were rejected because the engines failed", mend="see their reasons above")
-    _refuse_uninspected(session, report, args)
+    _refuse_uninspected(session, report, settings, args)
     return 0
 
 
-def _refuse_uninspected(session: Session, report: Report, args: argparse.Namespace) -> None:
-    """Raise ``BadInput`` where not one frame could be inspected, those before a resume included: none can be read, or
-    settings and frames do not fit each other (``BadConfig``).
+def _refuse_uninspected(session: Session, report: Report, settings: RunSettings, args: argparse.Namespace) -> None:
+    """Raise ``BadInput`` where not one frame could be inspected, those before a resume included: none came, none can be
+    read, or settings and frames do not fit each other (``BadConfig``); ``CheckFailed`` where all were late.
     """
     totals = session.pipeline.totals
     frames = totals.frames + report.resumed
+    if not frames and not report.stopped:
+        raise BadInput(
+            f"{', '.join(session.source_names)} ended without a frame",
+            mend="see that what feeds it runs and sends frames of the size stated",
+        )
+    if totals.frames and totals.refused["late"] == totals.frames:
+        raise CheckFailed(
+            f"none of {totals.frames} frame(s) was decided within {settings.live.deadline_ms:g} ms, all are rejects; "
+            f"{report.shown[0].verdict.reasons[0]}",
+            mend="see what a frame takes without --deadline-ms, then allow that and some room, or inspect fewer tiles",
+        )
     if report.inspected or not frames:
         return
     reasons = [reason for result in report.shown for reason in result.verdict.reasons]

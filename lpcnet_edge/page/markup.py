@@ -28,7 +28,13 @@ def change(before: float | None, after: float | None, better: int = 1) -> Iterat
     yield from (f"<td>{'-' if value is None else f'{value:.2f}'}</td>" for value in (before, after))
     change = None if before is None or after is None else round(after - before, 2)
     kind = "" if not change else ' class="up"' if change * better > 0 else ' class="down"'
-    yield f"<td{kind}>{'-' if change is None else f'{change:+.2f}'}</td>"
+    yield f"<td{kind}>{'-' if change is None else signed(change)}</td>"
+
+
+def signed(points: float) -> str:
+    """A change in points with its sign; one that rounds to nothing has none."""
+    shown = round(points, 2)
+    return f"{shown:+.2f}" if shown else "0.00"
 
 
 def table(heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:

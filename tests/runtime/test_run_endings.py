@@ -103,6 +103,24 @@ def test_a_frame_that_fits_among_others_that_do_not_is_no_error(work: Path, caps
     assert found["tiles"] > 0
 
 
+def test_a_live_run_in_which_every_frame_is_late_is_a_failure(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["run", "engine", "images", "--backend", "onnxruntime", "--live"]
+    assert main([*argv, "--deadline-ms", "0.001"]) == 1
+    told = capsys.readouterr()
+    assert "3 frames: 0 pass, 3 reject" in told.out
+    assert told.err.startswith("error: none of 3 frame(s) was decided within 0.001 ms, all are rejects; late: ")
+    assert main([*argv, "--deadline-ms", "60000"]) == 0
+
+
+@MODES
+def test_a_source_that_ends_without_a_frame_is_an_error(work: Path, mode: tuple[str, ...]) -> None:
+    argv = ["run", "engine", "stdin:32x32", "--backend", "onnxruntime", "--jsonl", "v.jsonl", *mode]
+    command = [sys.executable, "-m", "lpcnet_edge.cli", *argv]
+    done = subprocess.run(command, input=b"", capture_output=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert done.stderr.decode().splitlines()[0] == "error: stdin ended without a frame"
+
+
 def test_the_option_framing_keeps_region_and_mask_of_the_config(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = framing(region={"y": 0, "x": 0, "height": 32, "width": 32}, mode="resize")
     tiles = []
