@@ -1,7 +1,7 @@
 """The one error tree. An error names the problem, the evidence and the mend.
 
 Every error carries the exit code that the command line returns for it:
-1 a check failed, 2 wrong use, 3 bad input or artifact, 4 missing device or library.
+1 a check or the work itself failed, 2 wrong use, 3 bad input or artifact, 4 missing device or library.
 """
 
 from __future__ import annotations

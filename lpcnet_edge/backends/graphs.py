@@ -30,7 +30,10 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise BuildFailed(f"the {graph.name} graph is not valid ONNX: {str(exc).splitlines()[0]}") from exc
+        raise BuildFailed(
+            f"the {graph.name} graph is not valid ONNX: {str(exc).splitlines()[0]}",
+            mend="the export is at fault and no setting: please report it",
+        ) from exc
     return model
 
 

@@ -69,7 +69,10 @@ class OnnxRuntimeEngine:
             )
         except Exception as exc:  # the library has a dozen exception classes with no common base but this
             reason = str(exc).strip().splitlines()[-1]
-            raise BadArtifact(f"ONNX Runtime refuses the {proto.graph.name} stage: {reason}") from exc
+            raise BadArtifact(
+                f"ONNX Runtime refuses the {proto.graph.name} stage: {reason}",
+                mend="build it again with this version of the library (lpcnet-edge doctor), or name another --backend",
+            ) from exc
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

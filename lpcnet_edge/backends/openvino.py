@@ -123,7 +123,10 @@ class OpenVinoEngine:
                 self._models.append(self._compile(part, {**settings, **extra}, shapes))
         except RuntimeError as exc:
             reason = str(exc).strip().splitlines()[-1]
-            raise BadArtifact(f"OpenVINO refuses the {proto.graph.name} stage: {reason}") from exc
+            raise BadArtifact(
+                f"OpenVINO refuses the {proto.graph.name} stage: {reason}",
+                mend="build it again with this version of the library (lpcnet-edge doctor), or name another --backend",
+            ) from exc
         self._requests = [model.create_infer_request() for model in self._models]
 
     def _compile(self, proto: onnx.ModelProto, settings: Mapping[str, Any], shapes: Mapping[str, Any] | None) -> Any:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from lpcnet_edge.check.first_use import MadeHere
 
 _METHODS = ("auto", "minmax", "percentile", "entropy", "mse")
+_OF_DATA = ("channels", "images_root", "parts", "empty_masks", "grouping")
 _FROM_WEIGHTS = (
-    *("weights", "out", "data", "channels", "images_root", "parts", "empty_masks", "grouping", "check_fold"),
+    *("weights", "out", "data", *_OF_DATA, "check_fold"),
     *("check_data", "recipe", "method", "max_drop", "qat", "rules"),
 )
 """What a build from weights takes and plans of a finished bundle do not: no default, so that what is given is known."""
@@ -134,9 +135,11 @@ def _splits(args: argparse.Namespace, progress: Progress) -> Splits:
     if args.check_data and args.check_fold:
         raise UsageError("--check-data and --check-fold are both given", mend="leave one of them out")
     if args.data is None:
-        if args.check_data or args.check_fold:
-            given = "check-data" if args.check_data else "check-fold"
-            raise UsageError(f"--{given} is given and --data is not", mend="name the data to calibrate with as --data")
+        for name in (*_OF_DATA, "check_fold", "check_data"):
+            if getattr(args, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                mend = "name the data to calibrate with as --data"
+                raise UsageError(f"{option} is given and --data is not", mend=mend)
         if args.weights != "carbon-fabric":
             raise UsageError(
                 "--data is missing: calibration needs images", mend="name the dataset's folder with --data"

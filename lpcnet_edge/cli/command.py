@@ -20,8 +20,8 @@ EXIT_INTERNAL = 70
 EXIT_BROKEN_PIPE = 141
 
 _EPILOG = """\
-exit codes: 0 done, 1 a check failed, 2 wrong use, 3 bad input or artifact, 4 missing device or library,
-            70 internal error (LPCNET_DEBUG=1 shows where), 130 interrupted
+exit codes: 0 done, 1 a check or the work itself failed, 2 wrong use, 3 bad input or artifact,
+            4 missing device or library, 70 internal error (LPCNET_DEBUG=1 shows where), 130 interrupted
 """
 
 # A module that may be absent -> how to get it, from the folder of the repository.

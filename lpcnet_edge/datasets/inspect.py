@@ -110,7 +110,7 @@ def describe(dataset: Dataset, splits: str = "fold") -> dict[str, Any]:
             name: {"images": labels[name], "pixels": int(area)}
             for name, area in zip(dataset.classes, areas, strict=True)
         },
-        "splits": {"by": splits, "images": {fold: dict(counts) for fold, counts in sorted(folds.items())}},
+        "splits": {"by": splits, "images": {fold: _by_class(dataset, folds[fold]) for fold in sorted(folds)}},
         "sizes_px": {
             "height": _range([h for h, _ in shapes]),
             "width": _range([w for _, w in shapes]),
@@ -250,6 +250,11 @@ def _join(groups: Sequence[Twins], pair: Twins) -> list[Twins]:
 
 def _class_name(dataset: Dataset, entry: Entry) -> str:
     return dataset.classes[entry.label]
+
+
+def _by_class(dataset: Dataset, counts: Counter[str]) -> dict[str, int]:
+    """Counts in the order of the classes, without those that do not occur."""
+    return {name: counts[name] for name in dataset.classes if counts[name]}
 
 
 def _range(values: Sequence[int]) -> list[int]:

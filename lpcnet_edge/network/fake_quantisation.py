@@ -125,7 +125,10 @@ class FakeQuantised:
         readers = [(self._reader(name), index) for name, index in quantisation.uses[tensor]]
         makers = {node.args[index] for node, index in readers}
         if len(makers) != 1:
-            raise BuildFailed(f"the readers of {tensor} read {len(makers)} different tensors of the torch network")
+            raise BuildFailed(
+                f"the readers of {tensor} read {len(makers)} different tensors of the torch network",
+                mend="build without --qat, and please report it",
+            )
         maker = makers.pop()
         assert isinstance(maker, fx.Node)
         rounding = ActivationRounding(
@@ -148,7 +151,10 @@ class FakeQuantised:
         # The export leaves the last name out where a block has one convolution only.
         node = self._nodes.get(path) or self._nodes.get(f"{path}.conv")
         if node is None:
-            raise BuildFailed(f"the torch network has nothing that is {name} in the exported graph")
+            raise BuildFailed(
+                f"the torch network has nothing that is {name} in the exported graph",
+                mend="build without --qat, and please report it",
+            )
         return node
 
     def _conv(self, name: str) -> nn.Conv2d:

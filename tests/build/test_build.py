@@ -321,6 +321,7 @@ WRONG = [
     (["--weights", "carbon-fabric", "--out", "x", "--sm", "8.9"], 2, "--sm is for plans"),
     (["--weights", "carbon-fabric", "--out", "x", "--check-fold", "1"], 2, "--check-fold is given and --data is not"),
     (["--weights", "carbon-fabric", "--out", "x", "--check-data", DATA], 2, "--check-data is given and --data"),
+    (["--weights", "carbon-fabric", "--out", "x", "--grouping", "numbers"], 2, "--grouping is given and --data is not"),
     (["--weights", "magnetic-tile", "--out", "x"], 2, "--data is missing"),
     (["--weights", "carbon-fabric", "--out", "x", "--data", DATA, "--check-fold", "1"], 2, "has no folds"),
     (

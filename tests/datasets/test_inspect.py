@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dataset_files import blot, surface, write_folder, write_image, write_magnetic_tile
 
-from lpcnet_edge.datasets import Finding, Folder, MagneticTile, describe, inspect_dataset
+from lpcnet_edge.datasets import Finding, Folder, MagneticTile, describe, inspect_dataset, open_dataset
 
 NAMES = ("a1", "a2", "b1", "b2")
 
@@ -123,3 +123,10 @@ def test_a_description_counts_everything(tmp_path: Path) -> None:
     assert facts["digest"] is None
     assert facts["images"] == 8
     assert [f["kind"] for f in facts["findings"]] == ["unreadable_image"]
+
+
+def test_classes_of_a_split_are_in_their_order() -> None:
+    facts = describe(open_dataset("carbon-fabric:count=12,seed=3,size=128"), "weave")
+    assert {*facts["splits"]["images"]} == {"plain", "twill"}
+    for counts in facts["splits"]["images"].values():
+        assert [name for name in facts["classes"] if name in counts] == list(counts)

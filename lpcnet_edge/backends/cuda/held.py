@@ -109,7 +109,10 @@ class HeldPinned(Held[DeviceT]):
             raise closed("pinned memory")
         kind, count = np.dtype(dtype), prod(shape)
         if count * kind.itemsize > self.nbytes:
-            raise UsageError(f"{shape} of {kind} are {count * kind.itemsize} bytes, the buffer has {self.nbytes}")
+            raise UsageError(
+                f"{shape} of {kind} are {count * kind.itemsize} bytes, the buffer has {self.nbytes}",
+                mend="ask for a smaller array, or for a larger buffer",
+            )
         memory: Any = (ctypes.c_uint8 * self.nbytes).from_address(self.host_address)
         view: NDArray[Any] = np.frombuffer(memory, kind, count)
         return view.reshape(shape)
@@ -118,7 +121,7 @@ class HeldPinned(Held[DeviceT]):
 def require_bytes(nbytes: int) -> None:
     """Raise ``UsageError`` for a buffer of nothing: CUDA makes none."""
     if nbytes < 1:
-        raise UsageError(f"a buffer has at least one byte, not {nbytes}")
+        raise UsageError(f"a buffer has at least one byte, not {nbytes}", mend="ask for 1 byte or more")
 
 
 def require_addresses(target: int, source: int) -> None:

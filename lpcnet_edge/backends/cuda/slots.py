@@ -110,7 +110,10 @@ class CudaBackend:
             largest = min(stage.largest for stage in self._stages.values())
             self.sizes = tuple(sorted(size for size in sizes if size <= largest))
             if not self.sizes:
-                raise UsageError(f"the stages take {largest} tile(s) at most, no size is that small")
+                raise UsageError(
+                    f"the stages take {largest} tile(s) at most, no size is that small",
+                    mend=f"give a size of 1 to {largest} tile(s)",
+                )
             self.mode = memory_mode(settings, device.properties)
             self._graphs = settings.graphs == "on" and device.has_graphs
             self._copying, self._computing, self._returning = (
