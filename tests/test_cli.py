@@ -288,6 +288,17 @@ def test_a_table_whose_reader_leaves_is_no_error() -> None:
         (["bench", "b", "--record", "no/such"], "there is no folder no", "mkdir -p no"),
         (["bench", "--compare", "a", "b", "--record", "c"], "--compare measures nothing", "leave --record out"),
         (["bench", "--compare", "a", "b", "--max-slowdown", "-1"], "--max-slowdown -1", "0 or more"),
+        (["bench", "--compare", "a", "b", "--quick"], "--compare measures nothing", "leave --quick out"),
+        (["bench", "--compare", "a", "b", "--gate", "off"], "--compare measures nothing", "leave --gate out"),
+        (["bench", "b", "--record", "r.json", "--html", "./r.json"], "given for two outputs", "name two files"),
+        (["calibrate", "set", "--data", "d", "--out", "."], ". is a folder", "name a file in it"),
+        (["data", "carbon-fabric:count=2,count=3"], "'count' is given twice", "keep one of the two"),
+        (["data", "carbon-fabric:cout=2"], "unknown option 'cout'", "did you mean 'count'?"),
+        (
+            ["gallery", "--weights", "w", "--data", "carbon-fabric:count=2", "--fold", "1", "--out", "o"],
+            "carbon-fabric is not grouped by 'fold'",
+            "leave the folds out",
+        ),
         (["check", "b", "--data", "d", "--max-drop", "nan"], "nan is no finite number", "lpcnet-edge check --help"),
         (["data", "carbon-fabric:count=2,size=128", "--splits", "wave"], "stratum 'wave'", "did you mean 'weave'?"),
         (["keygen", "--out", ""], "names no file", "--out keys/line4"),
@@ -306,12 +317,39 @@ def test_wrong_use_is_told_before_any_work(
 
 
 @pytest.mark.parametrize(
-    "argv", [["run", "B", "s", "--jsonl"], ["run", "B", "s", "--overlays"], ["bench", "B", "--record"]]
+    "argv",
+    [
+        ["run", "B", "s", "--jsonl"],
+        ["run", "B", "s", "--overlays"],
+        ["bench", "B", "--record"],
+        ["calibrate", "set", "--data", "carbon-fabric:count=2,size=128", "--out"],
+        ["predict", "--weights", "w", "image.png", "--out"],
+        ["gallery", "--weights", "w", "--data", "carbon-fabric:count=2,size=128", "--out"],
+        ["generate", "carbon-fabric", "--count", "1", "--size", "128", "--out"],
+        ["keygen", "--out"],
+    ],
 )
 def test_nothing_is_written_into_a_bundle(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bundle.yaml").write_text("")
     assert main([*argv, str(tmp_path / "here")]) == 2
     assert "lies inside the bundle" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.yaml"]
+
+
+def test_check_data_of_other_channels_are_no_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grey = tmp_path / "grey"
+    assert main(["generate", "carbon-fabric", "--count", "2", "--size", "128", "--out", str(grey)]) == 0
+    text = (grey / "classes.yaml").read_text("utf-8")
+    assert "channels: 3" in text
+    (grey / "classes.yaml").write_text(text.replace("channels: 3", "channels: 1"), "utf-8")
+    assert main(["calibrate", "lint", "carbon-fabric:count=2,size=128", "--check-data", str(grey)]) == 2
+    assert "with 1: no network takes both" in capsys.readouterr().err
+
+
+def test_no_folder_of_results_is_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bundle.yaml").write_text("")
+    assert main(["predict", "--weights", "w", "image.png", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} is the bundle" in capsys.readouterr().err
 
 
 def run_json(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:

@@ -28,6 +28,13 @@ def read_record(path: Path) -> dict[str, Any]:
     if record["pipeline"] is None:
         raise BadInput(f"{path} holds no throughput (it was made with --vs, --budget-ms or --estimate)",
                        mend="record a plain `bench BUNDLE --record FILE`")  # fmt: skip
+    try:  # what is compared is read once: a record is not long, and others edit them
+        sound = all(rates and min(rates) > 0 for _, rates in _rounds(record)) and bool(_about(record))
+        list(_notes(record, record))
+    except (KeyError, TypeError, AttributeError, IndexError) as exc:
+        raise BadInput(f"{path} is damaged: {type(exc).__name__}: {exc}", mend="measure again") from exc
+    if not sound:
+        raise BadInput(f"{path} is damaged: it has a stage without a throughput above 0", mend="measure again")
     return record
 
 

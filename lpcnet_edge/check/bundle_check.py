@@ -18,7 +18,9 @@ from lpcnet_edge.check.evaluation import Evaluation, points
 from lpcnet_edge.check.layers import Layer, layer_table
 from lpcnet_edge.check.limits import Broken, Limits, broken_limits
 from lpcnet_edge.check.opening import open_candidate, open_reference
+from lpcnet_edge.check.walk import check_batch, check_compatible
 from lpcnet_edge.decision import Rules
+from lpcnet_edge.errors import UsageError
 from lpcnet_edge.imaging import resize_image
 from lpcnet_edge.types import Dataset, Image
 
@@ -151,6 +153,16 @@ def check_bundle(
     """
     limits, rules = limits or Limits(), rules or bundle.manifest.rules
     limits.check_classes(bundle.manifest.classes)
+    rules.check_classes(bundle.manifest.classes)
+    check_batch(batch)
+    for each in filter(None, (bundle, other)):  # before engines are opened and the first of two is measured
+        check_compatible(each.manifest, dataset, f"the bundle {each.path}")
+    if other is not None and other.manifest.tile_px != bundle.manifest.tile_px:
+        raise UsageError(
+            f"{other.path} has tiles of {other.manifest.tile_px} px, {bundle.path} of {bundle.manifest.tile_px}: "
+            "their masks cannot be compared pixel by pixel",
+            mend="check each by itself",
+        )
 
     def told(phase: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(phase, done, total)
@@ -234,6 +246,8 @@ def _report(agreement: Agreement, gate: Mapping[str, Any], causes: Sequence[Caus
 
 
 def _limit(limits: Limits, name: str) -> Any:
+    if name == "sound":
+        return True
     if name.startswith("per_class."):
         own, key = name.removeprefix("per_class.").rsplit(".", 1)
         return getattr(limits.per_class[own], key)

@@ -46,8 +46,8 @@ class Limits:
     per_class
         By class name.
     sound
-        Where anything else is asked: whether the bundle must also be what it says, with the scales of its calibration,
-        the weights of its float pair and the channels in their order (:mod:`lpcnet_edge.check.causes`).
+        Whether the bundle must also be what it says, with the scales of its calibration, the weights of its float pair
+        and the channels in their order (:mod:`lpcnet_edge.check.causes`); None: where anything else is asked.
     """
 
     max_drop: float | None = None
@@ -58,7 +58,7 @@ class Limits:
     max_gate_misses: int | Literal["alpha"] | None = None
     max_ece: float | None = None
     per_class: Mapping[str, ClassLimits] = field(default_factory=dict)
-    sound: bool = True
+    sound: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_drop", "min_mask_iou", "max_ece"):
@@ -78,7 +78,7 @@ class Limits:
         plain = [name for name in others if getattr(self, name) is not None]
         for name, own in self.per_class.items():
             plain += [f"per_class.{name}.{f.name}" for f in fields(own) if getattr(own, f.name) is not None]
-        return (*plain, "sound") if plain and self.sound else tuple(plain)
+        return (*plain, "sound") if self.sound or (plain and self.sound is None) else tuple(plain)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise ``BadConfig`` if a limit names a class that is not there."""
@@ -116,7 +116,7 @@ def _all(limits: Limits, report: Mapping[str, Any]) -> Iterator[Broken | None]:
                      "that only this bundle rejects", "good part")  # fmt: skip
     if limits.max_defects_lost_share is not None:
         lost, caught = agreement["defects_lost"], agreement["defects_caught_by_reference"]
-        yield _above("max_defects_lost_share", lost / caught if caught else 0.0, limits.max_defects_lost_share,
+        yield _above("max_defects_lost_share", lost / caught if caught else None, limits.max_defects_lost_share,
                      f"{lost} of {caught} defects that float catches are lost, a share of {{value:.3f}}")  # fmt: skip
     if limits.min_mask_iou is not None:
         yield _below("min_mask_iou", agreement["mask_iou"], limits.min_mask_iou,

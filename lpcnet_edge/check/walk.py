@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lpcnet_edge.bundle.manifest import Manifest
 from lpcnet_edge.errors import BadArtifact, BadData, UsageError
 from lpcnet_edge.imaging import resize_image, resize_mask
 from lpcnet_edge.types import ClassMap, ConfidenceMap, Dataset, Entry, Image, Prediction, Segmenter
@@ -64,19 +65,19 @@ def check_batch(batch: int) -> None:
         raise UsageError(f"a batch of {batch} images", mend="use 1 or more")
 
 
-def check_compatible(segmenter: Segmenter, dataset: Dataset) -> None:
-    """Raise ``UsageError`` where a dataset does not fit a segmenter."""
+def check_compatible(segmenter: Segmenter | Manifest, dataset: Dataset, who: str = "the network") -> None:
+    """Raise ``UsageError`` where a dataset does not fit a network, or a bundle's manifest; ``who`` names it."""
+    own = "weights that were trained on" if who == "the network" else "a bundle of"
     if segmenter.channels != dataset.channels:
         raise UsageError(
-            f"the network takes {_channels(segmenter.channels)} images, {dataset.name} has "
+            f"{who} takes {_channels(segmenter.channels)} images, {dataset.name} has "
             f"{_channels(dataset.channels)} ones",
-            mend="choose weights that were trained on such images",
+            mend=f"choose {own} such images, or --channels {segmenter.channels} where the data's layout leaves it open",
         )
     if segmenter.classes != dataset.classes:
         raise UsageError(
-            f"the network has the classes {', '.join(segmenter.classes)}; "
-            f"{dataset.name} has {', '.join(dataset.classes)}",
-            mend="choose weights that were trained on these classes, in this order",
+            f"{who} has the classes {', '.join(segmenter.classes)}; {dataset.name} has {', '.join(dataset.classes)}",
+            mend=f"choose {own} these classes, in this order",
         )
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from lpcnet_edge.types import Dataset
 
 _MODES = ("vs", "budget_ms", "estimate", "sustained")
+_OUTPUTS = ("record", "markdown", "html")
+_MEASURING = {"backend": "auto", "batches": None, "seconds": 3.0, "rounds": 3, "gate": "auto", "framing": None,
+              "frame_size": None, "quick": False, "data": None, "channels": None, "images_root": None, "parts": None,
+              "empty_masks": None, "grouping": None, "key": None}  # fmt: skip
+"""How to measure, by default: what a comparison of records has no use for."""
 
 
 def add_verbs(verbs: Any) -> None:
@@ -182,8 +187,8 @@ def _compare(args: argparse.Namespace) -> int:
 
     if args.bundle is not None:
         raise UsageError("--compare takes two records and no bundle", mend="leave the bundle out")
-    for name in (*_MODES, "data", "record", "markdown", "html"):
-        if getattr(args, name) is not None:
+    for name, default in {**dict.fromkeys((*_MODES, *_OUTPUTS)), **_MEASURING}.items():
+        if getattr(args, name) != default:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"--compare measures nothing, {option} is given", mend=f"leave {option} out")
     if args.max_slowdown is not None and args.max_slowdown < 0:

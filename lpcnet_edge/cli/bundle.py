@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import add_json_option, print_json, text_console
+from lpcnet_edge.cli.options import refuse_in_bundles
 
 if TYPE_CHECKING:
     from lpcnet_edge.bundle.read import Bundle
@@ -78,6 +79,7 @@ def run_keygen(args: argparse.Namespace) -> int:
     """``lpcnet-edge keygen``"""
     from lpcnet_edge.bundle.sign import fingerprint, load_public_key, make_keys
 
+    refuse_in_bundles(args.out)
     private, public = make_keys(args.out)
     signer = fingerprint(load_public_key(public))
     if args.json:

@@ -85,6 +85,10 @@ def run_bundle_check(args: argparse.Namespace) -> int:
             progress=progress,
         )
     report = found.to_json()
+    if not args.json:  # first: a full disk must not cost what was measured
+        from lpcnet_edge.check.bundle_report import print_bundle_check
+
+        print_bundle_check(report, text_console())
     if args.html:
         from lpcnet_edge.check.page import write_page
 
@@ -96,10 +100,6 @@ def run_bundle_check(args: argparse.Namespace) -> int:
         write_atomically(args.junit, junit_xml(report))
     if args.json:
         print_json(report)
-    else:
-        from lpcnet_edge.check.bundle_report import print_bundle_check
-
-        print_bundle_check(report, text_console())
     for row in report["limits_broken"]:
         _say(row["message"] + "".join(f"; {cause}" for cause in row["causes"]), row["try"])
     return CheckFailed.exit_code if report["limits_broken"] else 0

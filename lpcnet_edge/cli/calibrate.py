@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar
-from lpcnet_edge.cli.options import add_dataset_options, open_data
+from lpcnet_edge.cli.options import add_dataset_options, open_data, refuse_in_bundles
 from lpcnet_edge.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ def run_set(args: argparse.Namespace) -> int:
     from lpcnet_edge.build.lint_sources import without_look_alikes
     from lpcnet_edge.datasets import with_fold, without_fold
 
+    refuse_in_bundles(args.out)
+    if args.out.is_dir():
+        raise UsageError(f"{args.out} is a folder", mend="name a file in it")
     data = open_data(args)
     left_out: tuple[str, ...] = ()
     recipe = _open_recipe(args.recipe)
@@ -118,6 +121,7 @@ def run_lint(args: argparse.Namespace) -> int:
 
     with progress_bar("looking") as progress:
         ours, check = _look_at_source(args, progress)
+        _refuse_other_channels(args, ours, check)
         live = look_at_folder(args.live, ours.looks[0].channels if ours.looks else None) if args.live else None
         found = lint_set(ours, check, live)
     if args.json:
@@ -194,6 +198,18 @@ def _share(option: str, text: str, such_as: str) -> float:
     if not 0 < share < 1:
         raise UsageError(f"{option} {text}: no share above 0 and below 1", mend=f"give one such as {such_as}")
     return share
+
+
+def _refuse_other_channels(args: argparse.Namespace, ours: Looked, check: Looked | None) -> None:
+    """Raise ``UsageError`` where the check data are read in grey and the set in colour, or the other way round."""
+    if check is None or not ours.looks or not check.looks:
+        return
+    own, other = ours.looks[0].channels, check.looks[0].channels
+    if args.check_data and own != other:
+        raise UsageError(
+            f"{args.source} is read with {own} channel(s), {args.check_data} with {other}: no network takes both",
+            mend="name check data of the same kind, or --channels where the layout leaves it open",
+        )
 
 
 def _look_at_source(args: argparse.Namespace, progress: Any) -> tuple[Looked, Looked | None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli import bundle_check
 from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar, text_console
-from lpcnet_edge.cli.options import add_dataset_options, add_rules_option, open_data, open_rules
+from lpcnet_edge.cli.options import add_dataset_options, add_rules_option, open_data, open_rules, refuse_in_bundles
 from lpcnet_edge.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def run_predict(args: argparse.Namespace) -> int:
     """``lpcnet-edge predict``"""
     from lpcnet_edge.check.predict import predict_images
 
+    refuse_in_bundles(args.out, folder=True)
     rules = open_rules(args)
     with progress_bar("predicting") as progress:
         rows = predict_images(_open_segmenter(args), args.images, rules, args.out, batch=args.batch, progress=progress)
@@ -109,6 +110,7 @@ def run_gallery(args: argparse.Namespace) -> int:
     """``lpcnet-edge gallery``"""
     from lpcnet_edge.check.gallery import write_gallery
 
+    refuse_in_bundles(args.out, folder=True)
     dataset = open_data(args, args.fold)
     with progress_bar("drawing") as progress:
         page = write_gallery(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar
-from lpcnet_edge.cli.options import add_dataset_options, open_data
+from lpcnet_edge.cli.options import add_dataset_options, open_data, refuse_in_bundles
 from lpcnet_edge.errors import BadInput, UsageError
 
 
@@ -76,6 +76,7 @@ def run_generate(args: argparse.Namespace) -> int:
     from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
     from lpcnet_edge.datasets.export import write_folder
 
+    refuse_in_bundles(args.out, folder=True)
     dataset = CarbonFabric(args.count, args.seed, size=args.size, defect_share=args.defect_share)
     with progress_bar("generating") as progress:
         write_folder(dataset, args.out, progress=progress)

@@ -23,20 +23,26 @@ def number(text: str) -> float:
     return value
 
 
-def refuse_in_bundles(*outputs: Path | None) -> None:
-    """Raise ``UsageError`` for what would be written into a bundle: with a file more, it is refused ever after."""
+def refuse_in_bundles(*outputs: Path | None, folder: bool = False) -> None:
+    """Raise ``UsageError`` for what would be written into a bundle: with a file more, it is refused ever after.
+
+    ``folder``: the outputs are folders, which the bundle itself is, too.
+    """
     for out in filter(None, outputs):
-        for above in out.resolve().parents:
+        path = out.resolve()
+        for above in (path, *path.parents) if folder else path.parents:
             if (above / "bundle.yaml").exists():
-                raise UsageError(f"{out} lies inside the bundle {above}", mend="write it beside the bundle")
+                where = "is" if above == path else "lies inside"
+                raise UsageError(f"{out} {where} the bundle {above}", mend="write it beside the bundle")
 
 
 def refuse_outputs(*files: Path | None) -> None:
     """Raise ``UsageError`` for a file that cannot be written: before a verb's long work, and not after it."""
     refuse_in_bundles(*files)
-    for out in files:
-        if out is None:
-            continue
+    given = [out for out in files if out is not None]
+    for number, out in enumerate(given):
+        if out.resolve() in [other.resolve() for other in given[:number]] and (out.is_file() or not out.exists()):
+            raise UsageError(f"{out} is given for two outputs: one would replace the other", mend="name two files")
         folder = out.resolve().parent
         if not folder.is_dir():
             raise UsageError(f"{out}: there is no folder {out.parent}", mend=f"mkdir -p {out.parent}")

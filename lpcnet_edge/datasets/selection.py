@@ -53,9 +53,11 @@ def _check(dataset: Dataset, key: str, values: Collection[str]) -> None:
     known = known_values(dataset, key)
     if not known:
         strata = sorted({name for entry in dataset.entries for name in entry.strata})
-        raise UsageError(
-            f"{dataset.name} is not grouped by {key!r}", mend=f"use one of: {', '.join(strata) or 'it has no strata'}"
-        )
+        if key == "fold":  # no option names another stratum in its place
+            mend = "leave the folds out, or give the data a column `fold` in parts.csv (docs/data.md)"
+        else:
+            mend = f"use one of: {', '.join(strata)}" if strata else "leave it out: these data have no strata"
+        raise UsageError(f"{dataset.name} is not grouped by {key!r}", mend=mend)
     unknown = sorted(set(values) - set(known))
     if unknown or not values:
         asked = ", ".join(unknown) or "nothing"

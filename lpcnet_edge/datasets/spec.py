@@ -105,8 +105,10 @@ def _open_fabric(spec: str) -> Dataset:
     for item in spec.partition(":")[2].split(",") if ":" in spec else []:
         key, _, value = item.partition("=")
         key = key.strip()
-        if key not in FABRIC_OPTIONS or key in options:
-            raise UsageError(f"{spec}: {key!r} is given twice or unknown", mend=suggest(key, FABRIC_OPTIONS))
+        if key not in FABRIC_OPTIONS:
+            raise UsageError(f"{spec}: unknown option {key!r}", mend=suggest(key, FABRIC_OPTIONS))
+        if key in options:
+            raise UsageError(f"{spec}: {key!r} is given twice", mend="keep one of the two")
         try:
             options[key] = int(value)
         except ValueError as exc:

@@ -55,6 +55,26 @@ def test_what_else_differs_is_said() -> None:
     assert "not known to be stable: the processor's clock cannot be read here" in notes
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pipeline": {}},
+        {"pipeline": {"bulk": {"rounds_frames_per_s": [0.0]}, "rounds_memory_tiles_per_s": [1.0]}},
+        {"pipeline": {"bulk": {"rounds_frames_per_s": []}, "rounds_memory_tiles_per_s": [1.0]}},
+        {"stages": [{"stage": "localization", "batch": 8, "rounds_tiles_per_s": ["fast"]}]},
+        {"stages": None},
+        {"bundle": "parts"},
+        {"machine": {}},
+        {"frames": {"says": "frames", "digest": None}},
+    ],
+)
+def test_a_record_that_was_edited_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(record([100.0], **changes)))
+    with pytest.raises(BadInput, match="is damaged: "):
+        read_record(path)
+
+
 def test_only_a_limit_makes_it_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fast, slow, noisy = ([100.0, 101.0, 99.0], [70.0, 71.0, 69.0], [140.0, 60.0, 30.0])
     for name, rates in (("fast", fast), ("slow", slow), ("noisy", noisy)):

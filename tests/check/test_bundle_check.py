@@ -206,6 +206,80 @@ def test_a_limit_that_the_images_say_nothing_about_is_not_mended_by_calibration(
     assert row["per_class.gap.min_iou"]["try"].startswith("check on images that have")
 
 
+def test_a_share_of_no_defects_is_undefined_and_breaks_its_limit(good: Bundle, check: Check, tmp_path: Path) -> None:
+    limits = tmp_path / "limits.yaml"
+    limits.write_text("max_defects_lost_share: 0.5\n")
+    free = tmp_path / "free"
+    assert main(["generate", "carbon-fabric", "--count", "2", "--size", "128", "--defect-share", "0",
+                 "--out", str(free)]) == 0  # fmt: skip
+    code, report, _ = check(good, "--data", str(free), "--limits", str(limits))
+    assert code == 1
+    assert report["agreement"]["defects_caught_by_reference"] == 0
+    (row,) = report["limits_broken"]
+    assert row["limit"] == "max_defects_lost_share"
+    assert row["value"] is None
+    assert "nothing to measure it by" in row["message"]
+    jsonschema.Draft202012Validator(SCHEMA).validate(report)
+
+
+def test_a_sound_bundle_is_not_called_swapped_where_only_rounding_differs(good: Bundle, tmp_path: Path) -> None:
+    """On two free frames its scores, all but zero, happen to be nearer with the channels turned."""
+    free = tmp_path / "free"
+    assert main(["generate", "carbon-fabric", "--count", "2", "--size", "128", "--defect-share", "0",
+                 "--out", str(free)]) == 0  # fmt: skip
+    assert run_check(good, "--data", str(free), "--max-drop", "3")[1]["causes"] == []
+    swapped = swapped_channels(good, tmp_path / "swapped")
+    rows = broken(run_check(swapped, "--max-drop", "100"))
+    assert "the channels are swapped" in rows["sound"]["message"]
+
+
+def test_soundness_can_be_asked_for_alone(good: Bundle, check: Check, tmp_path: Path) -> None:
+    content = good.read("calibration.json").replace(b'"count": ', b'"count": 1', 1)
+    edited_calibration = rewritten(good, tmp_path / "edited", {"calibration.json": content})
+    limits = tmp_path / "limits.yaml"
+    for text, asked in (("sound: true\n", {"sound": True}), ("sound: false\n", {})):
+        limits.write_text(text)
+        code, report, _ = check(edited_calibration, "--limits", str(limits), "--data", "carbon-fabric:count=2,seed=1")
+        assert report["limits"] == asked
+        assert code == bool(asked)
+
+
+def test_what_was_measured_is_printed_before_it_is_written(
+    good: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "r.html")
+
+    monkeypatch.setattr("lpcnet_edge.files.write_atomically", full)
+    command = ["check", str(good.path), "--data", "carbon-fabric:count=2,seed=1", "--backend", "onnxruntime"]
+    assert main([*command, "--junit", str(tmp_path / "r.xml")]) == 3
+    said = capsys.readouterr()
+    assert "mIoU" in said.out
+    assert "No space left" in said.err
+
+
+def test_what_does_not_fit_is_told_before_engines_are_opened(
+    good: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lpcnet_edge.check.bundle_check.open_reference", lambda bundle: pytest.fail("opened"))
+    other = rewritten(good, tmp_path / "other", tile_px=256)
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("per_class: {gapp: {min_area_px: 5}}\n")
+    grey = tmp_path / "grey"
+    assert main(["generate", "carbon-fabric", "--count", "1", "--size", "128", "--out", str(grey)]) == 0
+    for more, code, message, mend in (
+        (["--against", str(other.path)], 2, "has tiles of 256 px", "check each by itself"),
+        (["--data", str(grey), "--channels", "1"], 2, f"the bundle {good.path} takes colour", "--channels 3"),
+        (["--batch", "0"], 2, "a batch of 0 images", "1 or more"),
+        (["--rules", str(rules)], 3, "'gapp'", "did you mean 'gap'?"),
+    ):
+        capsys.readouterr()
+        assert main(["check", str(good.path), "--data", DATA, *more]) == code
+        problem, cure = capsys.readouterr().err.splitlines()
+        assert message in problem
+        assert mend in cure
+
+
 def test_layers_come_worst_first(sound: Said) -> None:
     layers = sound[1]["layers"]
     sqnr = [row["output_sqnr_db"] for row in layers]

@@ -41,5 +41,5 @@ def test_unknown_values_and_strata_are_named(tiles: MagneticTile, tmp_path: Path
         where(tiles, fold="1", **{"class": "crack"})
     with pytest.raises(UsageError, match="outside the folds"):
         without_fold(tiles, {"1", "2", "3", "4"})
-    with pytest.raises(UsageError, match="no strata"):
+    with pytest.raises(UsageError, match="leave the folds out"):
         with_fold(Folder(write_folder(tmp_path / "plain")), "1")
