@@ -1,11 +1,12 @@
 """How many free images stage 1 clears when no defective part is missed, out of fold over all folds.
 
-    python benchmarks/accuracy/gate.py --data DIR [--out runs/gate] [--steps 1500] [--recipe magnetic-tile]
-        [--start WEIGHTS] [--json]
+    python benchmarks/accuracy/gate.py --data DIR [--out runs/gate] [--steps 3500] [--recipe magnetic-tile-wide]
+        [--start carbon-fabric | --start ""] [--json]
 
 For each fold, stage 1 is trained alone on the others (stage 2's loss has no weight, so it is not computed), then scores
 the fold. The scores of all folds are pooled: every image is judged by a network that has not seen its part, and
-``--start`` must not have either. Resumable: run it again after an interruption. ``--out`` gets a record a fold.
+``--start`` must not have either. Resumable: run it again after an interruption. ``--out`` gets a record a fold, which
+says how it was made and is not taken for another run's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from lpcnet_edge.cli.console import TrainingDisplay
 from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
-from lpcnet_edge.errors import LpcnetError
+from lpcnet_edge.errors import LpcnetError, UsageError
 from lpcnet_edge.files import write_atomically
 from lpcnet_edge.imaging import resize_image
 from lpcnet_edge.metrics import gate_by_image, gate_by_part
@@ -32,20 +33,23 @@ from lpcnet_edge.types import Dataset
 
 
 def score_fold(
-    data: Dataset, fold: str, out: Path, recipe: Recipe, start: FloatNetwork | None
+    data: Dataset, fold: str, out: Path, recipe: Recipe, start: FloatNetwork | None, made: dict[str, object]
 ) -> list[dict[str, object]]:
     """Scores of a fold's images by a stage 1 trained without that fold; from the record if there is one."""
     record = out / f"fold-{fold}.json"
     if record.exists():
-        found: list[dict[str, object]] = json.loads(record.read_text())
-        return found
+        found = json.loads(record.read_text())
+        if not isinstance(found, dict) or found.get("made") != made:
+            raise UsageError(f"{record} was made with other settings", mend="name another folder with --out")
+        rows: list[dict[str, object]] = found["rows"]
+        return rows
     run = out / f"fold-{fold}"
     with TrainingDisplay() as display:
         summary = train(without_fold(data, {fold}), recipe, run, resume=True, progress=display, start=start)
     if summary.weights is None:
         raise KeyboardInterrupt
     network, held_out = load_network(summary.weights), with_fold(data, {fold})
-    rows: list[dict[str, object]] = []
+    rows = []
     for index, entry in enumerate(held_out.entries):
         sample = held_out.read(index)
         tile = resize_image(sample.image, network.tile_px, network.tile_px)
@@ -54,7 +58,7 @@ def score_fold(
         rows.append(
             {"part": entry.part, "class": name, "defective": bool(sample.mask.any()), "score": score, "fold": fold}
         )
-    write_atomically(record, json.dumps(rows))
+    write_atomically(record, json.dumps({"made": made, "rows": rows}))
     return rows
 
 
@@ -81,9 +85,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/gate"))
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--recipe", default="magnetic-tile", help="name or path")
-    parser.add_argument("--start", metavar="WEIGHTS", help="a name or a file, as for `lpcnet-edge train`")
+    parser.add_argument("--steps", type=int, default=3500)
+    parser.add_argument("--recipe", default="magnetic-tile-wide", help="name or path")
+    parser.add_argument(
+        "--start", metavar="WEIGHTS", default="carbon-fabric", help="as for `lpcnet-edge train`; '' for random weights"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     try:
@@ -92,19 +98,19 @@ def main() -> int:
         recipe = replace(base, steps=args.steps, loss=replace(base.loss, segmentation=0.0, initial=0.0))
         start = load_network(args.start) if args.start else None
         folds = sorted({entry.strata["fold"] for entry in data.entries})
-        rows = [row for fold in folds for row in score_fold(data, fold, args.out, recipe, start)]
+        made: dict[str, object] = {
+            "steps": args.steps,
+            "recipe": Path(args.recipe).stem,
+            "start": Path(args.start).stem or None,
+        }
+        rows = [row for fold in folds for row in score_fold(data, fold, args.out, recipe, start, made)]
     except LpcnetError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)
         return 130
-    found = {
-        **summarise(rows),
-        "steps": args.steps,
-        "recipe": Path(args.recipe).stem,
-        "start": args.start and Path(args.start).stem,
-    }
+    found = {**summarise(rows), **made}
     if args.json:
         print(json.dumps(found))
     else:

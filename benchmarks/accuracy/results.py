@@ -157,7 +157,8 @@ def gate_out_of_fold() -> list[str]:
     weakest = ", ".join(f"{row['part']} ({row['class']})" for row in found["weakest_parts"])
     return [
         "The gate over all folds, every image scored by a stage 1 that has not seen its part",
-        f"({found['steps']} steps of stage 1 alone, `benchmarks/accuracy/gate.py`): with none of "
+        f"({found['steps']} steps of stage 1 alone with the recipe {found['recipe']} from "
+        f"{found['start'] or 'random weights'}, `benchmarks/accuracy/gate.py`): with none of "
         f"{found['defective_parts']} defective parts missed it",
         f"clears {found['cleared_no_part_missed']:.1f} % of {found['free_images']} free images, with one missed "
         f"{found['cleared_one_part_missed']:.1f} %. The goal is 50 %.",

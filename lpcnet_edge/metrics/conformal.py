@@ -1,9 +1,9 @@
-"""The gate's threshold with a promise by physical part: on average, or with a confidence.
+"""A threshold with a promise by physical part, on average or with a confidence: the gate's, or that of verdict rules.
 
 On average: Angelopoulos, Bates, Fisch, Lei and Schuster, *Conformal Risk Control*, ICLR 2024 (arXiv 2208.02814). The
-loss of a part is 1 where the gate misses it and 0 elsewhere; it grows with the threshold and is at most 1, so the
-largest threshold with (misses + 1) / (n + 1) <= alpha has an expected loss of at most alpha on a part exchangeable with
-the n it was calibrated on. ``docs/metrics.md`` defines when a tile is cleared.
+loss of a part is 1 where it is missed and 0 elsewhere; it grows with the threshold and is at most 1, so the largest
+threshold with (misses + 1) / (n + 1) <= alpha has an expected loss of at most alpha on a part exchangeable with the n
+it was calibrated on. ``docs/metrics.md`` defines when a tile is cleared.
 
 With a confidence: a tolerance limit by order statistics (S. S. Wilks, *Ann. Math. Stat.* 12, 1941), the threshold being
 the (k+1)-th smallest statistic of n independent parts. Draw every statistic as Q(U), U uniform and Q the quantile
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -32,14 +32,14 @@ _SLACK = 1e-12
 """On the logarithm of a probability: rounding must not refuse the least alpha itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class GateCalibration:
-    """A threshold, and what may be said of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """A threshold on a statistic of parts, and what may be said of it.
 
     Attributes
     ----------
     threshold
-        A tile is cleared where its score is below this.
+        A part whose statistic is below this is missed.
     alpha
         The bound on the share of defective parts that are missed: its expectation or, with a confidence, the share.
     alpha_is_auto
@@ -48,13 +48,6 @@ class GateCalibration:
         n, the defective parts it was calibrated on.
     misses
         How many of those it misses.
-    cleared
-        Share of the free tiles that it clears, 0..1; nan without free tiles.
-    view
-        ``part``: a part is missed where every defective tile in all of its images is cleared. ``image``: already where
-        every defective tile of one of its defective images is.
-    min_defect_px
-        A tile is defective from this many defect pixels on.
     confidence
         The probability of a calibration that keeps the bound; None where it holds on average over calibrations.
     """
@@ -64,9 +57,6 @@ class GateCalibration:
     alpha_is_auto: bool
     parts: int
     misses: int
-    cleared: float
-    view: Literal["part", "image"]
-    min_defect_px: int
     confidence: float | None = None
 
     @property
@@ -75,37 +65,81 @@ class GateCalibration:
         return (self.misses + 1) / (self.parts + 1)
 
     @property
-    def guarantee(self) -> str:
-        """What the threshold promises and what not, in words, one sentence a line."""
-        where = "in all of its images" if self.view == "part" else "in any one of its images"
+    def at_most(self) -> str:
+        """The bound, for a sentence of the promise."""
+        return f"at most {100 * self.alpha:.3g} % (alpha = {self.alpha:.4g})"
+
+    @property
+    def surely(self) -> str:
+        """``With 95 % confidence``; "" where the promise is one on average."""
+        return "" if self.confidence is None else f"With {100 * self.confidence:.6g} % confidence"
+
+    @property
+    def grounds(self) -> str:
+        """Why the promise holds, and when: two sentences, one a line."""
         n, share, sure = self.parts, f"{self.alpha:.4g}", self.confidence
-        promise = f"at most {100 * self.alpha:.3g} % (alpha = {share})."
         if sure is None:
-            promise = f"Of new defective parts, the gate is expected to miss {promise}"
             grounds = f"({self.misses} + 1) / ({n} + 1) = {self.bound:.4g} <= {share} (conformal risk control)"
             holds = "It holds on average over calibration sets and new parts"
         else:
-            promise = f"With {100 * sure:.6g} % confidence, the gate misses, of new defective parts, {promise}"
             tail = math.exp(_log_tails(n, self.alpha)[self.misses])
             grounds = f"P[Binomial({n}, {share}) <= {self.misses}] = {tail:.4g} <= 1 - {sure:.6g} (Wilks 1941)"
             holds = f"At least {100 * sure:.6g} % of calibrations on {n} such parts find a threshold that keeps this"
+        return (
+            f"The grounds: {self.misses} of {n} independent defective parts were missed in calibration, and {grounds}."
+            "\n"
+            f"{holds}, as long as new parts come as these did: the same product, camera, light and mix of defects."
+        )
+
+    @property
+    def alpha_in_words(self) -> str:
+        """What ``alpha: auto`` took, and what it takes for its least; "" where alpha was given."""
+        if not self.alpha_is_auto:
+            return ""
+        if self.alpha == AUTO_ALPHA:
+            return f"alpha: auto took {AUTO_ALPHA}."
+        return (
+            f"alpha: auto took {_least_in_words(self.parts, self.confidence)}, the least that {self.parts} parts can "
+            f"promise; {AUTO_ALPHA} takes {parts_needed(AUTO_ALPHA, self.confidence)} defective parts."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateCalibration(Calibration):
+    """The gate's threshold: a tile is cleared where its score is below it.
+
+    Attributes
+    ----------
+    cleared
+        Share of the free tiles that it clears, 0..1; nan without free tiles.
+    view
+        ``part``: a part is missed where every defective tile in all of its images is cleared. ``image``: already where
+        every defective tile of one of its defective images is.
+    min_defect_px
+        A tile is defective from this many defect pixels on.
+    """
+
+    cleared: float
+    view: Literal["part", "image"]
+    min_defect_px: int
+
+    @property
+    def guarantee(self) -> str:
+        """What the threshold promises and what not, in words, one sentence a line."""
+        where = "in all of its images" if self.view == "part" else "in any one of its images"
+        promise = f"Of new defective parts, the gate is expected to miss {self.at_most}."
+        if self.surely:
+            promise = f"{self.surely}, the gate misses, of new defective parts, {self.at_most}."
         lines = [
             promise,
             f"A part is missed if, {where}, every tile that shows {self.min_defect_px} px of defect or more scores "
             f"below {self.threshold:.6g}: stage 2 then sees none of them.",
-            f"The grounds: {self.misses} of {n} independent defective parts were missed in calibration, and {grounds}.",
-            f"{holds}, as long as new parts come as these did: the same product, camera, light and mix of defects.",
+            self.grounds,
             "It does not hold for each kind of defect by itself, nor for defects too small to make a tile defective; "
             "it says nothing about what stage 2 makes of the tiles it sees.",
+            self.alpha_in_words,
         ]
-        if self.alpha_is_auto and self.alpha == AUTO_ALPHA:
-            lines.append(f"alpha: auto took {AUTO_ALPHA}.")
-        elif self.alpha_is_auto:
-            lines.append(
-                f"alpha: auto took {_least_in_words(n, sure)}, the least that {n} parts can promise; "
-                f"{AUTO_ALPHA} takes {parts_needed(AUTO_ALPHA, sure)} defective parts."
-            )
-        return "\n".join(lines)
+        return "\n".join(filter(None, lines))
 
 
 def parts_needed(alpha: float, confidence: float | None = None) -> int:
@@ -203,8 +237,6 @@ def calibrate_gate(
     BadData
         There is no defective tile, or a score is not a number.
     """
-    if confidence is not None and not 0 < confidence < 1:
-        raise UsageError(f"the confidence is {confidence}", mend="give a share above 0 and below 1, such as 0.95")
     if not np.isfinite(scores).all():
         raise BadData(
             f"{int(np.count_nonzero(~np.isfinite(scores)))} of {len(scores)} scores are not a number",
@@ -219,9 +251,45 @@ def calibrate_gate(
     if view == "image":
         if images is None:
             raise UsageError("the image view needs to know which tiles are one image", mend="give images")
-        deciding = _weakest_images(scores, parts, images, defective)
-    gate = gate_by_part(scores, parts, deciding)
-    count = len(gate.threshold)
+        deciding = weakest_images(scores, parts, images, defective)
+    found = find_threshold(scores, parts, deciding, alpha, confidence=confidence)
+    free = scores[~defective]
+    return GateCalibration(
+        **{f.name: getattr(found, f.name) for f in fields(found)},
+        cleared=float(np.count_nonzero(free < found.threshold) / free.size) if free.size else float("nan"),
+        view=view,
+        min_defect_px=min_defect_px,
+    )
+
+
+def find_threshold(
+    scores: NDArray[np.floating],
+    parts: Sequence[str],
+    deciding: NDArray[np.bool_],
+    alpha: float | Literal["auto"] = "auto",
+    *,
+    confidence: float | None = None,
+) -> Calibration:
+    """The largest threshold that keeps the promise of alpha, where a part's statistic is its highest deciding score.
+
+    Parameters
+    ----------
+    scores, parts
+        (T,) a score and the physical part of everything that was scored.
+    deciding
+        (T,) whether it is defective and counts for its part; at least one does.
+    alpha, confidence
+        As for :func:`calibrate_gate`.
+
+    Raises
+    ------
+    UsageError
+        Alpha or the confidence is not between 0 and 1, or alpha less than so many parts can promise.
+    """
+    if confidence is not None and not 0 < confidence < 1:
+        raise UsageError(f"the confidence is {confidence}", mend="give a share above 0 and below 1, such as 0.95")
+    statistics = gate_by_part(scores, parts, deciding).threshold
+    count = len(statistics)
     level = max(AUTO_ALPHA, _least_alpha(count, confidence)) if alpha == "auto" else float(alpha)
     if not 0 < level < 1:
         raise UsageError(f"alpha is {level}", mend="give a share above 0 and below 1, or auto")
@@ -233,25 +301,21 @@ def calibrate_gate(
             f"{_least_in_words(count, confidence)}",
             mend=f"bring {parts_needed(level, confidence)} defective parts, or take alpha: auto",
         )
-    threshold = float(gate.threshold[allowed])
-    free = scores[~defective]
-    return GateCalibration(
+    threshold = float(statistics[allowed])
+    return Calibration(
         threshold=threshold,
         alpha=level,
         alpha_is_auto=alpha == "auto",
         parts=count,
-        misses=int(np.count_nonzero(gate.threshold < threshold)),
-        cleared=float(np.count_nonzero(free < threshold) / free.size) if free.size else float("nan"),
-        view=view,
-        min_defect_px=min_defect_px,
+        misses=int(np.count_nonzero(statistics < threshold)),
         confidence=confidence,
     )
 
 
-def _weakest_images(
+def weakest_images(
     scores: NDArray[np.floating], parts: Sequence[str], images: Sequence[str], defective: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """(T,) the one tile that decides for each part: the highest-scored of the part's lowest-scored defective image."""
+    """(T,) the one score that decides for each part in the image view: the highest of its lowest defective image."""
     chosen = np.zeros(len(scores), dtype=np.bool_)
     seen: set[str] = set()
     for tile in gate_by_part(scores, images, defective).weakest.tolist():  # ascending by the images' maxima

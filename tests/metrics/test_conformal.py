@@ -267,7 +267,9 @@ def test_bad_data_is_refused() -> None:
 
 
 def test_the_guarantee_says_it_all() -> None:
-    gate = GateCalibration(0.25, 0.05, False, 59, 2, 0.8, "part", 12)
+    gate = GateCalibration(
+        threshold=0.25, alpha=0.05, alpha_is_auto=False, parts=59, misses=2, cleared=0.8, view="part", min_defect_px=12
+    )
     for text in (
         "at most 5 %",
         "12 px of defect",

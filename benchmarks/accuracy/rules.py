@@ -1,0 +1,80 @@
+"""What ``calibrate rules`` is worth on parts that it has not seen: calibrated on one half, judged on the other.
+
+    python benchmarks/accuracy/rules.py BUNDLE --data DIR [--fold N] [--halves 500] [--seed 1] [--json]
+
+The engines run once over all images; then the defective and the good parts are halved at random, the least confidence
+is found on one half with alpha: auto, and the escapes and the overkill of the other half are counted. The mean share of
+escapes is to be held against the mean alpha: the promise is that it is not above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from lpcnet_edge.bundle.read import open_bundle
+from lpcnet_edge.cli.console import progress_bar
+from lpcnet_edge.datasets import open_dataset, with_fold
+from lpcnet_edge.errors import LpcnetError
+from lpcnet_edge.metrics.conformal import find_threshold
+from lpcnet_edge.runtime.rules_calibration import Seen, inspect_labelled
+from lpcnet_edge.runtime.settings import RunSettings
+
+
+def halve(seen: Seen, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """Alpha, and of the other half the escapes and the overkill, as shares, with the overkill before."""
+    bad = sorted({part for part, is_bad in zip(seen.parts, seen.defective, strict=True) if is_bad})
+    good = sorted(set(seen.parts) - set(bad))
+    mine = {str(part) for parts in (bad, good) for part in rng.permutation(parts)[: len(parts) // 2]}
+    ours = np.array([part in mine for part in seen.parts])
+    found = find_threshold(seen.surest[ours], [p for p in seen.parts if p in mine], seen.defective[ours])
+    best = {part: -1.0 for part in seen.parts}
+    for part, is_bad, sure in zip(seen.parts, seen.defective, seen.surest, strict=True):
+        if part not in bad or is_bad:
+            best[part] = max(best[part], float(sure))
+    # Rules never ask for less than they did: what passes already passes at every threshold.
+    level = max(found.threshold, 0.0)
+    escaped = [best[part] < level for part in bad if part not in mine]
+    stopped = [best[part] >= level for part in good if part not in mine]
+    before = [best[part] >= 0 for part in good if part not in mine]
+    return found.alpha, float(np.mean(escaped)), float(np.mean(stopped)), float(np.mean(before))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--fold", nargs="+", default=[])
+    parser.add_argument("--halves", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    try:
+        bundle, data = open_bundle(args.bundle), open_dataset(args.data)
+        data = with_fold(data, set(args.fold)) if args.fold else data
+        settings = RunSettings(rules=bundle.manifest.rules)
+        total = len(data.entries)
+        with progress_bar("inspecting") as progress:
+            seen = inspect_labelled(bundle, data, settings, "auto", lambda done: progress(done, total))
+    except LpcnetError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
+    rng = np.random.default_rng(args.seed)
+    rows = 100 * np.array([halve(seen, rng) for _ in range(args.halves)]).mean(axis=0)
+    names = ("alpha", "escapes", "overkill", "overkill_before")
+    found = {name: round(float(value), 2) for name, value in zip(names, rows, strict=True)}
+    if args.json:
+        print(json.dumps({"bundle": bundle.id, "halves": args.halves, **found}))
+    else:
+        print(f"{args.halves} halves of {data.name}: mean points of the parts in the other half")
+        for name, value in found.items():
+            print(f"{name:<18}{value:6.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
