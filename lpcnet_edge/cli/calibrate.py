@@ -29,7 +29,7 @@ def add_verbs(verbs: Any) -> None:
     """Add this module's verb to the command."""
     parser = verbs.add_parser(
         "calibrate",
-        help="pick and judge calibration images; calibrate the gate and the verdict rules",
+        help="calibration images, the gate, how sure verdicts are",
         description="The images that INT8 is calibrated with, the gate's threshold, and how sure a defect must be to "
         "reject. Each kind takes --json.",
     )
