@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -43,18 +43,25 @@ def measure_live(
     tiled = CarbonFabric(len(small), seed=7401, size=(size, size))
     large = [tiled.read(n).image for n in range(len(small))]
     nine = framing_for(size, size, side, "tile")
+    alone, paced_alone = Percentiles(), Percentiles()
+
+    def between(capacity: float) -> None:
+        count = scale.live_frames // scale.segments
+        engines_alone(backend, small, count, 0.0, alone)
+        engines_alone(backend, small, count, 1 / (LOAD * capacity), paced_alone)
+
     result = {
-        "off": ring(bundle, backend, small, "off", None, scale.live_frames, scale.segments),
+        "off": ring(bundle, backend, small, "off", None, scale.live_frames, scale.segments, between),
         "on": ring(bundle, backend, small, threshold, None, scale.live_frames, scale.segments),
         "nine tiles, on": ring(bundle, backend, large, threshold, nine, scale.live_frames // 4, scale.segments),
     }
     off = result["off"]["all"]
-    engines = engines_alone(backend, small, scale.live_frames // 4)
     return {
         "p50_ms": off["p50_ms"],
         "p999_ms": off["p999_ms"],
         "frames": scale.live_frames,
-        "engines_alone": engines,
+        "engines_alone": shape(alone),
+        "engines_alone_paced": shape(paced_alone),
         "gate": result,
     }
 
@@ -67,11 +74,13 @@ def ring(
     framing: Framing | None,
     count: int,
     segments: int,
+    between: Callable[[float], None] = lambda capacity: None,
 ) -> dict[str, Any]:
     """``count`` frames in segments, each at 80 % of what was measured just before it: machines drift.
 
     ``p..._ms`` is from the moment a frame was due, and has the time in it that frames before it took too long;
-    ``inspected`` is from the moment when it was begun.
+    ``inspected`` is from the moment when it was begun. ``between`` is called with the capacity after each segment, for
+    what is to be compared with it.
     """
     settings = RunSettings(gate=gate, framing=framing, live=LiveSettings(waiting=4))
     whole: dict[str, Percentiles] = {}
@@ -85,6 +94,7 @@ def ring(
             for bucket in ("all", name):
                 whole.setdefault(bucket, Percentiles()).add(total)
                 begun.setdefault(bucket, Percentiles()).add(total - waiting)
+        between(capacities[-1])
     found: dict[str, Any] = {
         bucket: {"frames": whole[bucket].count, **shape(whole[bucket]), "inspected": shape(begun[bucket])}
         for bucket in sorted(whole)
@@ -100,12 +110,17 @@ def by_picked(done: Run) -> Iterable[tuple[str, float, float]]:
         yield bucket, latency["total"], latency["waiting"]
 
 
-def engines_alone(backend: Backend, small: list[Image], count: int) -> dict[str, float]:
-    """Both engines on a ready tile, again and again: what of a tail is the machine's and not ours."""
+def engines_alone(backend: Backend, small: list[Image], count: int, period_s: float, times: Percentiles) -> None:
+    """Both engines on a ready tile, ``count`` times, at most one a period: what of a tail is the machine's, not ours.
+
+    With a period the thread sleeps before each, as a camera lets it: a core that slept begins later and slower.
+    """
     slot, every = backend.make_slot(1), np.zeros(1, np.int32)
     slot.pixels[0] = small[0]
-    times = Percentiles()
+    due = time.perf_counter()
     for turn in range(count + 20):
+        due = max(due + period_s, time.perf_counter())
+        time.sleep(max(0.0, due - time.perf_counter()))
         started = time.perf_counter()
         backend.submit(slot, 1)
         backend.collect(slot)
@@ -113,7 +128,6 @@ def engines_alone(backend: Backend, small: list[Image], count: int) -> dict[str,
         backend.collect_picked(slot)
         if turn >= 20:
             times.add(1e3 * (time.perf_counter() - started))
-    return shape(times)
 
 
 def shape(times: Percentiles) -> dict[str, float]:

@@ -167,8 +167,8 @@ class Manifest:
             raise ValueError(f"schema_version is {self.schema_version}; this toolkit writes {SCHEMA_VERSION}")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"'{shown(self.name)}' is no name of a bundle (up to 64 letters, digits, '_', '.', '-')")
-        if not 2 <= len(self.classes) <= 256:
-            raise ValueError(f"{len(self.classes)} classes; there are 2 (background and a defect) to 256")
+        if not 2 <= len(self.classes) <= 255:
+            raise ValueError(f"{len(self.classes)} classes; there are 2 (background and a defect) to 255")
         for name in self.classes:
             _check_text("the class name", name)
         _check_unique("class", self.classes)

@@ -19,7 +19,7 @@ def add_verbs(verbs: Any) -> None:
     parser = verbs.add_parser("train", help="train a network on images; a killed run goes on with --resume")
     add_dataset_options(parser)
     parser.add_argument(
-        "--recipe", required=True, metavar="NAME", help="a packaged recipe, or the path of a .yaml file"
+        "--recipe", default="general", metavar="NAME", help="a packaged recipe, or a .yaml file; default general"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where weights, card and curves go")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
