@@ -55,7 +55,7 @@ def score_tiles(
     if dataset.channels != manifest.channels:
         raise BadData(
             f"{dataset.name} has {dataset.channels} channel(s), the bundle takes {manifest.channels}",
-            mend=f"choose images such as the bundle's, or --channels {manifest.channels} where the layout leaves it open",
+            mend=f"choose images like the bundle's, or --channels {manifest.channels} where the layout leaves it open",
         )
     scores, counts = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
     parts: list[str] = []
