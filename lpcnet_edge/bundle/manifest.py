@@ -18,6 +18,7 @@ DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool")
 MAX_FILES = 2048
 MAX_FILE_BYTES = 1 << 31
 TILE_MULTIPLE_PX = 16
+LARGEST_TILE_PX = 8192
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 """A property of an ONNX file: the narrowest type that its convolutions compute in."""
@@ -172,8 +173,10 @@ class Manifest:
         for name in self.classes:
             _check_text("the class name", name)
         _check_unique("class", self.classes)
-        if self.tile_px < TILE_MULTIPLE_PX or self.tile_px % TILE_MULTIPLE_PX or self.tile_px > 8192:
-            raise ValueError(f"tile_px is {self.tile_px}; it is a multiple of {TILE_MULTIPLE_PX} up to 8192")
+        if self.tile_px < TILE_MULTIPLE_PX or self.tile_px % TILE_MULTIPLE_PX or self.tile_px > LARGEST_TILE_PX:
+            raise ValueError(
+                f"tile_px is {self.tile_px}; it is a multiple of {TILE_MULTIPLE_PX} up to {LARGEST_TILE_PX}"
+            )
         if self.localization.file == self.confidence.file:
             raise ValueError(f"both stages name the file '{self.confidence.file}'")
         if self.precision not in (self.localization.precision, self.confidence.precision):

@@ -26,8 +26,9 @@ class Coco(FileDataset):
     path
         The JSON file.
     images_root
-        The folder that ``file_name`` starts from. By default the first of the file's own folder, ``images/`` in it,
-        the folder above and ``images/`` in that, in which the first image is found.
+        The folder that ``file_name`` starts from. By default the first in which the first image is found: the file's
+        own folder, ``images/`` in it, the folder above, ``images/`` in that; ``images/NAME`` and ``NAME`` in the folder
+        above for ``instances_NAME.json``; ``data/`` in the file's own.
     channels
         1 to read the images as grey, 3 as BGR.
     parts
@@ -74,7 +75,9 @@ class Coco(FileDataset):
 
 def _find_root(path: Path, name: str) -> Path:
     """The folder that the file names start from."""
-    candidates = [path.parent, path.parent / "images", path.parent.parent, path.parent.parent / "images"]
+    above, subset = path.parent.parent, path.stem.removeprefix("instances_")
+    candidates = [path.parent, path.parent / "images", above, above / "images"]
+    candidates += [above / "images" / subset, above / subset, path.parent / "data"]
     for folder in candidates:
         if inside(folder, name, f"{path}, file_name").is_file():
             return folder

@@ -82,7 +82,13 @@ def _is_magnetic_tile(path: Path) -> bool:
 
 
 def _coco_file(path: Path) -> Path | None:
-    return next((path / name for name in COCO_FILES if (path / name).is_file()), None)
+    found = next((path / name for name in COCO_FILES if (path / name).is_file()), None)
+    subsets = sorted((path / "annotations").glob("instances_*.json")) if found is None and path.is_dir() else []
+    if len(subsets) > 1:
+        raise UsageError(
+            f"{path} has {len(subsets)} COCO files, one for each subset", mend=f"name one, such as {subsets[0]}"
+        )
+    return subsets[0] if subsets else found
 
 
 def _settled(dataset: Dataset, channels: int | None) -> Dataset:

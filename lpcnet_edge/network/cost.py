@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lpcnet_edge.bundle.manifest import LARGEST_TILE_PX
 from lpcnet_edge.errors import UsageError
 from lpcnet_edge.network.config import TILE_MULTIPLE_PX, NetworkConfig
 from lpcnet_edge.network.model import LpcNet
@@ -46,10 +47,11 @@ def network_cost(config: NetworkConfig, tile_px: int) -> NetworkCost:
     """Count the convolutions' FLOPs and all parameters for one tile of side ``tile_px``; nothing is computed.
 
     Normalisation, additions and activations are left out, as is usual (they are under 2 % here). Raises ``UsageError``
-    for a side that is no multiple of 32.
+    for a side that is no multiple of 32, or above 8192.
     """
-    if tile_px < TILE_MULTIPLE_PX or tile_px % TILE_MULTIPLE_PX:
-        raise UsageError(f"a tile of {tile_px} px", mend=f"use a positive multiple of {TILE_MULTIPLE_PX}")
+    if tile_px < TILE_MULTIPLE_PX or tile_px % TILE_MULTIPLE_PX or tile_px > LARGEST_TILE_PX:
+        mend = f"use a multiple of {TILE_MULTIPLE_PX} from {TILE_MULTIPLE_PX} to {LARGEST_TILE_PX}"
+        raise UsageError(f"a tile of {tile_px} px", mend=mend)
     shapes: dict[str, tuple[int, ...]] = {}
     with torch.device("meta"):
         network = LpcNet(config).eval()

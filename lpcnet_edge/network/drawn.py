@@ -122,10 +122,15 @@ def _chip(image: Floats, _other: Floats, rng: np.random.Generator) -> tuple[Floa
         }[edge]
         radii = (depth, length) if edge < 2 else (length, depth)
         mask |= _blob(shape, (y, x), radii, float(rng.normal(0, 0.25)), 0.6, rng)
-    tone = 1 + rng.uniform(0.15, 0.45) * _smooth_noise(shape, side * float(rng.uniform(0.015, 0.05)), rng)
+    cell_px = side * float(np.exp(rng.uniform(np.log(0.005), np.log(0.05))))
+    tone = 1 + float(np.exp(rng.uniform(np.log(0.04), np.log(0.45)))) * _smooth_noise(shape, cell_px, rng)
     flat = cv2.GaussianBlur(image, (0, 0), side * 0.01)
-    inside = flat * rng.uniform(0.3, 0.95) * _spread(np.maximum(tone, 0.1), image)
+    # What broke off leaves a face without the tool's marks, mostly darker, and brighter where it turns to the light.
+    inside = flat * float(np.exp(rng.uniform(np.log(0.3), np.log(1.25)))) * _spread(np.maximum(tone, 0.1), image)
     changed = _blend(image, np.asarray(inside, dtype=np.float32), mask, rng.uniform(0.6, 1.2))
+    if rng.random() < 0.35:  # its edge in shadow
+        rim = mask - cv2.erode(mask, np.ones((3, 3), np.uint8))
+        changed = _blend(changed, changed * np.float32(rng.uniform(0.45, 0.85)), rim, 0.7)
     return changed, mask
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from dataset_files import SHAPE, blot, coco_content, surface, write_coco, write_image
 
-from lpcnet_edge.datasets import Coco
-from lpcnet_edge.errors import BadData, MaskMismatch, UnknownClass, UnreadableImage
+from lpcnet_edge.datasets import Coco, open_dataset
+from lpcnet_edge.errors import BadData, MaskMismatch, UnknownClass, UnreadableImage, UsageError
 
 SQUARE = [2, 4, 5, 4, 5, 7, 2, 7]
 
@@ -81,6 +81,28 @@ def test_the_images_are_found_where_the_tools_put_them(tmp_path: Path, file: str
     path.write_text(json.dumps(content))
     assert np.array_equal(Coco(path).read(0).image, surface(1))
     assert Coco(path, path.parent if "/" in name else tmp_path / "images").entries[0].label == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "image"),
+    [
+        ("annotations/instances_Train.json", "images/Train/p1.png"),  # CVAT with subsets
+        ("annotations/instances_val2017.json", "val2017/p1.png"),  # COCO's own
+        ("labels.json", "data/p1.png"),  # FiftyOne
+    ],
+)
+def test_the_images_of_a_subset_are_found(tmp_path: Path, file: str, image: str) -> None:
+    write_image(tmp_path / image, surface(1))
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(coco_content(images=[{**coco_content()["images"][0], "file_name": "p1.png"}])))
+    assert np.array_equal(Coco(path).read(0).image, surface(1))
+    if path.parent.name == "annotations":
+        assert open_dataset(tmp_path).classes == Coco(path).classes
+        (path.parent / "instances_other.json").write_text("{}")
+        with pytest.raises(UsageError, match=r"2 COCO files") as refused:
+            open_dataset(tmp_path)
+        assert "instances_" in (refused.value.mend or "")
 
 
 def test_images_that_are_nowhere_are_an_error_that_lists_where(tmp_path: Path) -> None:
