@@ -51,11 +51,15 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     return built
 
 
-def to_mapping(obj: object) -> dict[str, Any]:
-    """Turn a settings dataclass into plain data that :func:`from_mapping` accepts and YAML and JSON can hold."""
+def to_mapping(obj: object, *, defaults: bool = True) -> dict[str, Any]:
+    """Turn a settings dataclass into plain data that :func:`from_mapping` accepts and YAML and JSON can hold.
+
+    ``defaults=False`` leaves out what is as it would be anyway.
+    """
     if not dataclasses.is_dataclass(obj) or isinstance(obj, type):
         raise TypeError(f"expected a dataclass instance, found {type(obj).__name__}")
-    return {f.name: _plain(getattr(obj, f.name)) for f in dataclasses.fields(obj) if f.init}
+    shown = [f for f in dataclasses.fields(obj) if f.init and (defaults or getattr(obj, f.name) != _default(f))]
+    return {f.name: _plain(getattr(obj, f.name), defaults) for f in shown}
 
 
 def refuse_non_finite(settings: object) -> None:
@@ -81,17 +85,23 @@ def suggest(name: str, known: Sequence[str]) -> str:
     return f"did you mean '{best}'? (known: {listed})" if best else f"use one of: {listed}"
 
 
-def _plain(value: object) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """Of a field; ``MISSING``, which equals nothing, where it has none."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+def _plain(value: object, defaults: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_mapping(value)
+        return to_mapping(value, defaults=defaults)
     if isinstance(value, Enum):
-        return _plain(value.value)
+        return _plain(value.value, defaults)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {_plain(k): _plain(v) for k, v in value.items()}
+        return {_plain(k, defaults): _plain(v, defaults) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_plain(v, defaults) for v in value]
     return value
 
 
@@ -105,8 +115,7 @@ def _build(cls: type[Any], mapping: object, where: str, path: str) -> Any:
     hints = typing.get_type_hints(cls)
     values = {key: _convert(hints[key], value, where, _join(path, key)) for key, value in mapping.items()}
     for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in values:
+        if name not in values and _default(field) is dataclasses.MISSING:
             raise BadConfig(f"{_place(where, path)}missing key '{name}'", mend=f"add `{name}: ...`")
     try:
         return cls(**values)

@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lpcnet_edge.bundle.read import open_bundle
 from lpcnet_edge.cli.console import progress_bar
@@ -25,23 +27,30 @@ from lpcnet_edge.runtime.rules_calibration import Seen, inspect_labelled
 from lpcnet_edge.runtime.settings import RunSettings
 
 
+def take(seen: Seen, flags: NDArray[np.bool_]) -> Seen:
+    """The images that are flagged."""
+    chosen = flags.nonzero()[0]
+    return Seen(
+        [seen.parts[n] for n in chosen],
+        [seen.images[n] for n in chosen],
+        seen.defective[chosen],
+        seen.stopped[chosen],
+        seen.surest[chosen],
+    )
+
+
 def halve(seen: Seen, rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Alpha, and of the other half the escapes and the overkill, as shares, with the overkill before."""
     bad = sorted({part for part, is_bad in zip(seen.parts, seen.defective, strict=True) if is_bad})
     good = sorted(set(seen.parts) - set(bad))
     mine = {str(part) for parts in (bad, good) for part in rng.permutation(parts)[: len(parts) // 2]}
-    ours = np.array([part in mine for part in seen.parts])
-    found = find_threshold(seen.surest[ours], [p for p in seen.parts if p in mine], seen.defective[ours])
-    best = {part: -1.0 for part in seen.parts}
-    for part, is_bad, sure in zip(seen.parts, seen.defective, seen.surest, strict=True):
-        if part not in bad or is_bad:
-            best[part] = max(best[part], float(sure))
+    here = np.array([part in mine for part in seen.parts])
+    ours, others = take(seen, here), take(seen, ~here)
+    found = find_threshold(ours.surest, ours.parts, ours.defective)
+    before = others.outcomes("part")
     # Rules never ask for less than they did: what passes already passes at every threshold.
-    level = max(found.threshold, 0.0)
-    escaped = [best[part] < level for part in bad if part not in mine]
-    stopped = [best[part] >= level for part in good if part not in mine]
-    before = [best[part] >= 0 for part in good if part not in mine]
-    return found.alpha, float(np.mean(escaped)), float(np.mean(stopped)), float(np.mean(before))
+    after = replace(others, stopped=others.surest >= max(found.threshold, 0.0)).outcomes("part")
+    return found.alpha, after.escapes.share, after.overkill.share, before.overkill.share
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lpcnet_edge.build.looks import pixel_digest
 from lpcnet_edge.build.strata import CLASS, Draw, brightness_bins, strata_of
-from lpcnet_edge.bundle.manifest import LARGEST_TILE_PX, TILE_MULTIPLE_PX
+from lpcnet_edge.bundle.manifest import is_tile_side
 from lpcnet_edge.config import from_mapping, suggest, to_mapping
 from lpcnet_edge.errors import BadArtifact, BadConfig, BadData, LpcnetError, UsageError
 from lpcnet_edge.files import write_atomically
@@ -170,7 +170,7 @@ def pick_calibration_set(
     UsageError
         ``tile_px`` is none that a bundle may have.
     """
-    if tile_px < TILE_MULTIPLE_PX or tile_px % TILE_MULTIPLE_PX or tile_px > LARGEST_TILE_PX:
+    if not is_tile_side(tile_px):
         raise UsageError(f"a tile of {tile_px} px", mend="use the side of the network's tiles, such as 256")
     entries = dataset.entries
     cheap = tuple(key for key in recipe.strata if key != BRIGHTNESS)

@@ -20,6 +20,12 @@ MAX_FILE_BYTES = 1 << 31
 TILE_MULTIPLE_PX = 16
 LARGEST_TILE_PX = 8192
 
+
+def is_tile_side(px: int, multiple_px: int = TILE_MULTIPLE_PX) -> bool:
+    """Whether tiles may have this side."""
+    return multiple_px <= px <= LARGEST_TILE_PX and px % multiple_px == 0
+
+
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 """A property of an ONNX file: the narrowest type that its convolutions compute in."""
 
@@ -173,7 +179,7 @@ class Manifest:
         for name in self.classes:
             _check_text("the class name", name)
         _check_unique("class", self.classes)
-        if self.tile_px < TILE_MULTIPLE_PX or self.tile_px % TILE_MULTIPLE_PX or self.tile_px > LARGEST_TILE_PX:
+        if not is_tile_side(self.tile_px):
             raise ValueError(
                 f"tile_px is {self.tile_px}; it is a multiple of {TILE_MULTIPLE_PX} up to {LARGEST_TILE_PX}"
             )

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 _MODES = ("vs", "budget_ms", "estimate", "sustained")
 _OUTPUTS = ("record", "markdown", "html")
-_MEASURING = {"backend": "auto", "batches": None, "seconds": 3.0, "rounds": 3, "gate": "auto", "framing": None,
-              "frame_size": None, "quick": False, "data": None, "channels": None, "images_root": None, "parts": None,
-              "empty_masks": None, "grouping": None, "key": None}  # fmt: skip
-"""How to measure, by default: what a comparison of records has no use for."""
+_HOW = ("backend", "batches", "seconds", "rounds", "gate", "framing", "frame_size", "quick", "data", "channels",
+        "images_root", "parts", "empty_masks", "grouping", "key")  # fmt: skip
+"""How to measure: what a comparison of records, like a mode and an output, has no use for."""
 
 
 def add_verbs(verbs: Any) -> None:
@@ -53,7 +52,8 @@ def add_verbs(verbs: Any) -> None:
     group.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
     parser.add_argument("--key", type=Path, metavar="PUBLIC", help="demand the bundle's signature by this public key")
     add_json_option(parser)
-    parser.set_defaults(run=run_bench)
+    usual = {name: parser.get_default(name) for name in (*_MODES, *_OUTPUTS, *_HOW)}
+    parser.set_defaults(run=run_bench, usual=usual)
 
 
 def run_bench(args: argparse.Namespace) -> int:
@@ -187,7 +187,7 @@ def _compare(args: argparse.Namespace) -> int:
 
     if args.bundle is not None:
         raise UsageError("--compare takes two records and no bundle", mend="leave the bundle out")
-    for name, default in {**dict.fromkeys((*_MODES, *_OUTPUTS)), **_MEASURING}.items():
+    for name, default in args.usual.items():
         if getattr(args, name) != default:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"--compare measures nothing, {option} is given", mend=f"leave {option} out")

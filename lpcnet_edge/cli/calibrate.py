@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lpcnet_edge.build.calibration_set import CalibrationRecipe
     from lpcnet_edge.build.lint_sources import Looked
     from lpcnet_edge.bundle.read import Bundle
+    from lpcnet_edge.runtime.framing import Framing
     from lpcnet_edge.types import Dataset
 
 
@@ -169,17 +170,14 @@ def run_lint(args: argparse.Namespace) -> int:
 def run_gate(args: argparse.Namespace) -> int:
     """``lpcnet-edge calibrate gate``"""
     from lpcnet_edge.backends.choice import open_backend
-    from lpcnet_edge.bundle.read import open_bundle
     from lpcnet_edge.bundle.write import check_out
     from lpcnet_edge.runtime.gate_calibration import calibrate_bundle, write_with_gate
-    from lpcnet_edge.runtime.pipeline import framing_for
 
     if args.min_defect_px < 1:
         raise UsageError(f"--min-defect-px {args.min_defect_px}", mend="a defective tile has 1 defect pixel or more")
     alpha, confidence = _promise(args)
     check_out(args.out, sign_with=args.key)
-    bundle, data = open_bundle(args.bundle), open_data(args, args.fold)
-    framing = framing_for(0, 0, bundle.manifest.tile_px, args.framing) if args.framing else None
+    bundle, data, framing = _open(args)
     backend = open_backend(bundle, args.backend)
     try:
         with progress_bar("scoring") as progress:
@@ -215,15 +213,12 @@ def run_gate(args: argparse.Namespace) -> int:
 
 def run_rules(args: argparse.Namespace) -> int:
     """``lpcnet-edge calibrate rules``"""
-    from lpcnet_edge.bundle.read import open_bundle
     from lpcnet_edge.files import write_atomically
-    from lpcnet_edge.runtime.pipeline import framing_for
     from lpcnet_edge.runtime.rules_calibration import calibrate_rules
 
     alpha, confidence = _promise(args)
     refuse_outputs(args.out)
-    bundle, data = open_bundle(args.bundle), open_data(args, args.fold)
-    framing = framing_for(0, 0, bundle.manifest.tile_px, args.framing) if args.framing else None
+    bundle, data, framing = _open(args)
     with progress_bar("deciding") as progress:
         found = calibrate_rules(
             bundle,
@@ -244,7 +239,7 @@ def run_rules(args: argparse.Namespace) -> int:
         print_json({"out": str(args.out), "bundle": bundle.id, "seen_in_training": seen, **found.to_json()})
         return 0
     print(f"{args.out}: min_confidence {found.threshold:.4f} or more in every rule")
-    for line in (*found.in_words, *found.guarantee.splitlines()):
+    for line in (*found.became, *found.guarantee.splitlines()):
         print(line)
     return 0
 
@@ -255,6 +250,15 @@ def _promise(args: argparse.Namespace) -> tuple[Any, float | None]:
         raise UsageError("the backend null computes nothing: its scores mean nothing", mend="leave --backend out")
     alpha: Any = args.alpha if args.alpha == "auto" else _share("--alpha", args.alpha, "0.05, or auto")
     return alpha, None if args.confidence is None else _share("--confidence", args.confidence, "0.95")
+
+
+def _open(args: argparse.Namespace) -> tuple[Bundle, Dataset, Framing | None]:
+    """The bundle, what it is calibrated on, and the framing that is asked for."""
+    from lpcnet_edge.bundle.read import open_bundle
+    from lpcnet_edge.runtime.pipeline import framing_for
+
+    bundle, data = open_bundle(args.bundle), open_data(args, args.fold)
+    return bundle, data, framing_for(0, 0, bundle.manifest.tile_px, args.framing) if args.framing else None
 
 
 def _warn_of_training(bundle: Bundle, data: Dataset) -> bool:

@@ -82,13 +82,13 @@ def _is_magnetic_tile(path: Path) -> bool:
 
 
 def _coco_file(path: Path) -> Path | None:
-    found = next((path / name for name in COCO_FILES if (path / name).is_file()), None)
-    subsets = sorted((path / "annotations").glob("instances_*.json")) if found is None and path.is_dir() else []
-    if len(subsets) > 1:
+    found = [path / name for name in COCO_FILES if (path / name).is_file()][:1]
+    found = found or sorted((path / "annotations").glob("instances_*.json"))
+    if len(found) > 1:
         raise UsageError(
-            f"{path} has {len(subsets)} COCO files, one for each subset", mend=f"name one, such as {subsets[0]}"
+            f"{path} has {len(found)} COCO files, one for each subset", mend=f"name one, such as {found[0]}"
         )
-    return subsets[0] if subsets else found
+    return found[0] if found else None
 
 
 def _settled(dataset: Dataset, channels: int | None) -> Dataset:

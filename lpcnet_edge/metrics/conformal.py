@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from lpcnet_edge.metrics.gate import gate_by_part
 
 AUTO_ALPHA = 0.01
 """What ``alpha: auto`` takes where there are parts enough for it."""
+
+CalibrationT = TypeVar("CalibrationT", bound="Calibration")
 
 _SLACK = 1e-12
 """On the logarithm of a probability: rounding must not refuse the least alpha itself."""
@@ -48,6 +50,8 @@ class Calibration:
         n, the defective parts it was calibrated on.
     misses
         How many of those it misses.
+    view
+        ``part``: a part is missed where all of its defective images are. ``image``: already where one of them is.
     confidence
         The probability of a calibration that keeps the bound; None where it holds on average over calibrations.
     """
@@ -57,7 +61,13 @@ class Calibration:
     alpha_is_auto: bool
     parts: int
     misses: int
+    view: Literal["part", "image"] = "part"
     confidence: float | None = None
+
+    @classmethod
+    def of(cls: type[CalibrationT], found: Calibration, **more: Any) -> CalibrationT:
+        """One of this kind from what :func:`find_threshold` found, with the fields that it adds, or has otherwise."""
+        return cls(**{f.name: getattr(found, f.name) for f in fields(Calibration)} | more)
 
     @property
     def bound(self) -> float:
@@ -66,42 +76,39 @@ class Calibration:
 
     @property
     def at_most(self) -> str:
-        """The bound, for a sentence of the promise."""
+        """The bound, for the sentences that :meth:`in_words` takes."""
         return f"at most {100 * self.alpha:.3g} % (alpha = {self.alpha:.4g})"
 
-    @property
-    def surely(self) -> str:
-        """``With 95 % confidence``; "" where the promise is one on average."""
-        return "" if self.confidence is None else f"With {100 * self.confidence:.6g} % confidence"
+    def in_words(self, on_average: str, surely: str, meaning: str, limits: str) -> str:
+        """What is promised, what that means, why and when it holds, and where not, one sentence a line.
 
-    @property
-    def grounds(self) -> str:
-        """Why the promise holds, and when: two sentences, one a line."""
+        ``on_average`` is the promise as a sentence; ``surely`` follows "With 95 % confidence, ", where there is one.
+        """
         n, share, sure = self.parts, f"{self.alpha:.4g}", self.confidence
         if sure is None:
+            promise = on_average
             grounds = f"({self.misses} + 1) / ({n} + 1) = {self.bound:.4g} <= {share} (conformal risk control)"
             holds = "It holds on average over calibration sets and new parts"
         else:
+            promise = f"With {100 * sure:.6g} % confidence, {surely}"
             tail = math.exp(_log_tails(n, self.alpha)[self.misses])
             grounds = f"P[Binomial({n}, {share}) <= {self.misses}] = {tail:.4g} <= 1 - {sure:.6g} (Wilks 1941)"
             holds = f"At least {100 * sure:.6g} % of calibrations on {n} such parts find a threshold that keeps this"
-        return (
-            f"The grounds: {self.misses} of {n} independent defective parts were missed in calibration, and {grounds}."
-            "\n"
-            f"{holds}, as long as new parts come as these did: the same product, camera, light and mix of defects."
-        )
-
-    @property
-    def alpha_in_words(self) -> str:
-        """What ``alpha: auto`` took, and what it takes for its least; "" where alpha was given."""
-        if not self.alpha_is_auto:
-            return ""
-        if self.alpha == AUTO_ALPHA:
-            return f"alpha: auto took {AUTO_ALPHA}."
-        return (
-            f"alpha: auto took {_least_in_words(self.parts, self.confidence)}, the least that {self.parts} parts can "
-            f"promise; {AUTO_ALPHA} takes {parts_needed(AUTO_ALPHA, self.confidence)} defective parts."
-        )
+        lines = [
+            promise,
+            meaning,
+            f"The grounds: {self.misses} of {n} independent defective parts were missed in calibration, and {grounds}.",
+            f"{holds}, as long as new parts come as these did: the same product, camera, light and mix of defects.",
+            limits,
+        ]
+        if self.alpha_is_auto and self.alpha == AUTO_ALPHA:
+            lines.append(f"alpha: auto took {AUTO_ALPHA}.")
+        elif self.alpha_is_auto:
+            lines.append(
+                f"alpha: auto took {_least_in_words(n, sure)}, the least that {n} parts can promise; "
+                f"{AUTO_ALPHA} takes {parts_needed(AUTO_ALPHA, sure)} defective parts."
+            )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,35 +118,27 @@ class GateCalibration(Calibration):
     Attributes
     ----------
     cleared
-        Share of the free tiles that it clears, 0..1; nan without free tiles.
-    view
-        ``part``: a part is missed where every defective tile in all of its images is cleared. ``image``: already where
-        every defective tile of one of its defective images is.
+        Share of the free tiles that it clears, 0..1; nan without free tiles. An image is missed where every defective
+        tile of it is cleared.
     min_defect_px
         A tile is defective from this many defect pixels on.
     """
 
     cleared: float
-    view: Literal["part", "image"]
     min_defect_px: int
 
     @property
     def guarantee(self) -> str:
         """What the threshold promises and what not, in words, one sentence a line."""
         where = "in all of its images" if self.view == "part" else "in any one of its images"
-        promise = f"Of new defective parts, the gate is expected to miss {self.at_most}."
-        if self.surely:
-            promise = f"{self.surely}, the gate misses, of new defective parts, {self.at_most}."
-        lines = [
-            promise,
+        return self.in_words(
+            f"Of new defective parts, the gate is expected to miss {self.at_most}.",
+            f"the gate misses, of new defective parts, {self.at_most}.",
             f"A part is missed if, {where}, every tile that shows {self.min_defect_px} px of defect or more scores "
             f"below {self.threshold:.6g}: stage 2 then sees none of them.",
-            self.grounds,
             "It does not hold for each kind of defect by itself, nor for defects too small to make a tile defective; "
             "it says nothing about what stage 2 makes of the tiles it sees.",
-            self.alpha_in_words,
-        ]
-        return "\n".join(filter(None, lines))
+        )
 
 
 def parts_needed(alpha: float, confidence: float | None = None) -> int:
@@ -247,47 +246,45 @@ def calibrate_gate(
             f"none of {len(scores)} tiles is defective, so there is no miss to bound",
             mend="calibrate on images of defective parts with their masks",
         )
-    deciding = defective
-    if view == "image":
-        if images is None:
-            raise UsageError("the image view needs to know which tiles are one image", mend="give images")
-        deciding = weakest_images(scores, parts, images, defective)
-    found = find_threshold(scores, parts, deciding, alpha, confidence=confidence)
+    found = find_threshold(scores, parts, defective, alpha, images=images, view=view, confidence=confidence)
     free = scores[~defective]
-    return GateCalibration(
-        **{f.name: getattr(found, f.name) for f in fields(found)},
-        cleared=float(np.count_nonzero(free < found.threshold) / free.size) if free.size else float("nan"),
-        view=view,
-        min_defect_px=min_defect_px,
-    )
+    cleared = float(np.count_nonzero(free < found.threshold) / free.size) if free.size else float("nan")
+    return GateCalibration.of(found, cleared=cleared, min_defect_px=min_defect_px)
 
 
 def find_threshold(
     scores: NDArray[np.floating],
     parts: Sequence[str],
-    deciding: NDArray[np.bool_],
+    defective: NDArray[np.bool_],
     alpha: float | Literal["auto"] = "auto",
     *,
+    images: Sequence[str] | None = None,
+    view: Literal["part", "image"] = "part",
     confidence: float | None = None,
 ) -> Calibration:
-    """The largest threshold that keeps the promise of alpha, where a part's statistic is its highest deciding score.
+    """The largest threshold that keeps the promise of alpha, for whatever was scored: tiles, or whole images.
 
     Parameters
     ----------
-    scores, parts
-        (T,) a score and the physical part of everything that was scored.
-    deciding
-        (T,) whether it is defective and counts for its part; at least one does.
-    alpha, confidence
+    scores, parts, defective
+        (T,) a score, the physical part, and whether it is defective; at least one is. A part's statistic is the highest
+        score of its defective ones or, in the ``image`` view, the lowest such maximum among its images.
+    alpha, images, view, confidence
         As for :func:`calibrate_gate`.
 
     Raises
     ------
     UsageError
-        Alpha or the confidence is not between 0 and 1, or alpha less than so many parts can promise.
+        Alpha or the confidence is not between 0 and 1, or alpha less than so many parts can promise; or ``images`` are
+        missing.
     """
     if confidence is not None and not 0 < confidence < 1:
         raise UsageError(f"the confidence is {confidence}", mend="give a share above 0 and below 1, such as 0.95")
+    deciding = defective
+    if view == "image":
+        if images is None:
+            raise UsageError("the image view needs to know which tiles are one image", mend="give images")
+        deciding = _weakest_images(scores, parts, images, defective)
     statistics = gate_by_part(scores, parts, deciding).threshold
     count = len(statistics)
     level = max(AUTO_ALPHA, _least_alpha(count, confidence)) if alpha == "auto" else float(alpha)
@@ -308,11 +305,12 @@ def find_threshold(
         alpha_is_auto=alpha == "auto",
         parts=count,
         misses=int(np.count_nonzero(statistics < threshold)),
+        view=view,
         confidence=confidence,
     )
 
 
-def weakest_images(
+def _weakest_images(
     scores: NDArray[np.floating], parts: Sequence[str], images: Sequence[str], defective: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """(T,) the one score that decides for each part in the image view: the highest of its lowest defective image."""

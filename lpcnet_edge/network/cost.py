@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lpcnet_edge.bundle.manifest import LARGEST_TILE_PX
+from lpcnet_edge.bundle.manifest import LARGEST_TILE_PX, is_tile_side
 from lpcnet_edge.errors import UsageError
 from lpcnet_edge.network.config import TILE_MULTIPLE_PX, NetworkConfig
 from lpcnet_edge.network.model import LpcNet
@@ -49,7 +49,7 @@ def network_cost(config: NetworkConfig, tile_px: int) -> NetworkCost:
     Normalisation, additions and activations are left out, as is usual (they are under 2 % here). Raises ``UsageError``
     for a side that is no multiple of 32, or above 8192.
     """
-    if tile_px < TILE_MULTIPLE_PX or tile_px % TILE_MULTIPLE_PX or tile_px > LARGEST_TILE_PX:
+    if not is_tile_side(tile_px, TILE_MULTIPLE_PX):
         mend = f"use a multiple of {TILE_MULTIPLE_PX} from {TILE_MULTIPLE_PX} to {LARGEST_TILE_PX}"
         raise UsageError(f"a tile of {tile_px} px", mend=mend)
     shapes: dict[str, tuple[int, ...]] = {}

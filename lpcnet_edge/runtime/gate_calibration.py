@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcnet_edge.backends.base import Backend
-from lpcnet_edge.bundle.manifest import GateSpec
+from lpcnet_edge.bundle.manifest import GateSpec, Manifest
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.bundle.write import write_bundle
 from lpcnet_edge.config import to_mapping
@@ -39,6 +39,15 @@ class TileScores:
     defect_px: NDArray[np.int64]
 
 
+def require_channels(manifest: Manifest, dataset: Dataset) -> None:
+    """Raise ``BadData`` where the dataset's channels are not the bundle's."""
+    if dataset.channels != manifest.channels:
+        raise BadData(
+            f"{dataset.name} has {dataset.channels} channel(s), the bundle takes {manifest.channels}",
+            mend=f"choose images like the bundle's, or --channels {manifest.channels} where the layout leaves it open",
+        )
+
+
 def score_tiles(
     bundle: Bundle,
     backend: Backend,
@@ -52,11 +61,7 @@ def score_tiles(
     Raises ``BadData`` where the dataset's channels are not the bundle's.
     """
     manifest = bundle.manifest
-    if dataset.channels != manifest.channels:
-        raise BadData(
-            f"{dataset.name} has {dataset.channels} channel(s), the bundle takes {manifest.channels}",
-            mend=f"choose images like the bundle's, or --channels {manifest.channels} where the layout leaves it open",
-        )
+    require_channels(manifest, dataset)
     scores, counts = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
     parts: list[str] = []
     images: list[str] = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +18,9 @@ from lpcnet_edge.decision import Rules
 from lpcnet_edge.decision.surest import at_least, surest
 from lpcnet_edge.errors import BadArtifact, BadData, UsageError
 from lpcnet_edge.metrics import Rate, any_by_part, escapes, overkill
-from lpcnet_edge.metrics.conformal import Calibration, find_threshold, weakest_images
+from lpcnet_edge.metrics.conformal import Calibration, find_threshold
 from lpcnet_edge.runtime.framing import Framing
+from lpcnet_edge.runtime.gate_calibration import require_channels
 from lpcnet_edge.runtime.session import Session
 from lpcnet_edge.runtime.settings import RunSettings
 from lpcnet_edge.runtime.sources import Frame
@@ -42,19 +43,16 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RulesCalibration(Calibration):
-    """The least confidence of a defect that counts; ``threshold`` is 0..1, cut to four digits.
+    """The least confidence of a defect that counts; ``threshold`` is 0..1, cut to four digits. What is missed passes.
 
     Attributes
     ----------
-    view
-        ``part``: a part escapes where all of its defective images pass. ``image``: already where one of them does.
     rules
         With every ``min_confidence`` at least the threshold.
     before, after
         By the rules that were started from, and by these.
     """
 
-    view: Literal["part", "image"]
     rules: Rules
     before: Outcomes
     after: Outcomes
@@ -63,17 +61,12 @@ class RulesCalibration(Calibration):
     def guarantee(self) -> str:
         """What the rules promise and what not, in words, one sentence a line."""
         where = "all of its images pass" if self.view == "part" else "any one of its images passes"
-        promise = f"Of new defective parts, {self.at_most} are expected to pass."
-        if self.surely:
-            promise = f"{self.surely}, of new defective parts, {self.at_most} pass."
-        lines = [
-            promise,
+        return self.in_words(
+            f"Of new defective parts, {self.at_most} are expected to pass.",
+            f"of new defective parts, {self.at_most} pass.",
             f"A part passes if {where} that show a defect: by the gate, the engines and these rules together.",
-            self.grounds,
             "It does not hold for each kind of defect by itself, nor with another bundle, gate or framing.",
-            self.alpha_in_words,
-        ]
-        return "\n".join(filter(None, lines))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data; shares of parts in points."""
@@ -87,12 +80,12 @@ class RulesCalibration(Calibration):
 
     def to_yaml(self, about: str) -> str:
         """The rules as ``run --rules`` reads them; ``about`` and the promise go ahead as comments."""
-        told = (about, *self.guarantee.splitlines(), *self.in_words)
+        told = (about, *self.guarantee.splitlines(), *self.became)
         comments = "".join(f"# {line}\n" for line in told)
-        return comments + dump_yaml(_changed(self.rules))
+        return comments + dump_yaml(to_mapping(self.rules, defaults=False))
 
     @property
-    def in_words(self) -> list[str]:
+    def became(self) -> list[str]:
         """Escapes and overkill on the parts it was calibrated on, before and after: a line each."""
         return [
             f"{name} of the parts it was calibrated on: {old.count} of {old.total} before, {new.count} after."
@@ -169,10 +162,10 @@ def calibrate_rules(
         A frame was not inspected.
     """
     manifest = bundle.manifest
-    if dataset.channels != manifest.channels or dataset.classes != manifest.classes:
+    require_channels(manifest, dataset)
+    if dataset.classes != manifest.classes:
         raise BadData(
-            f"{dataset.name} has {dataset.channels} channel(s) and the classes {', '.join(dataset.classes)}; "
-            f"the bundle takes {manifest.channels} and {', '.join(manifest.classes)}",
+            f"{dataset.name} has the classes {', '.join(dataset.classes)}, the bundle {', '.join(manifest.classes)}",
             mend="calibrate on images of the product that the bundle is for",
         )
     total = len(dataset.entries)
@@ -189,10 +182,9 @@ def calibrate_rules(
             f"none of {total} images shows a defect, so there is no escape to bound",
             mend="calibrate on images of defective parts with their masks",
         )
-    deciding = first.defective
-    if view == "image":
-        deciding = weakest_images(first.surest, first.parts, first.images, deciding)
-    found = find_threshold(first.surest, first.parts, deciding, alpha, confidence=confidence)
+    found = find_threshold(
+        first.surest, first.parts, first.defective, alpha, images=first.images, view=view, confidence=confidence
+    )
     if found.threshold < 0:
         before = first.outcomes(view).escapes
         least = "" if confidence else f" ({(before.count + 1) / (before.total + 1):.4g} at least)"
@@ -204,13 +196,8 @@ def calibrate_rules(
     chosen = math.floor(found.threshold * 10**_DIGITS) / 10**_DIGITS
     raised = at_least(rules, chosen)
     second = seen_by(raised, total)
-    known = {f.name: getattr(found, f.name) for f in fields(found)}
-    return RulesCalibration(
-        **{**known, "threshold": chosen},
-        view=view,
-        rules=raised,
-        before=first.outcomes(view),
-        after=second.outcomes(view),
+    return RulesCalibration.of(
+        found, threshold=chosen, rules=raised, before=first.outcomes(view), after=second.outcomes(view)
     )
 
 
@@ -263,23 +250,3 @@ def _counts(outcomes: Outcomes) -> dict[str, dict[str, float | int | None]]:
         name: {"count": each.count, "total": each.total, "rate": round(100 * each.share, 2) if each.total else None}
         for name, each in (("escapes", outcomes.escapes), ("overkill", outcomes.overkill))
     }
-
-
-def _changed(rules: object) -> dict[str, Any]:
-    """Rules as plain data, without what is as it would be anyway."""
-    assert is_dataclass(rules)
-    kept: dict[str, Any] = {}
-    for each in fields(rules):
-        value = getattr(rules, each.name)
-        usual = each.default_factory() if each.default_factory is not MISSING else each.default
-        if each.name == "name" or value != usual:
-            kept[each.name] = _plain(value)
-    return kept
-
-
-def _plain(value: object) -> Any:
-    if is_dataclass(value):
-        return _changed(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
