@@ -166,17 +166,18 @@ def peer_loop(bundle: Bundle, name: str) -> Callable[[list[Image], int], float]:
 def measure_null(bundle: Bundle, small: list[Image], scale: Scale) -> dict[str, Any]:
     """Our own work a tile with no arithmetic: a tenth of the tiles picked, a slot of 8 tiles.
 
-    On frames that are cut into 8 tiles; and on small parts, where every tile is a frame and gets a verdict of its
-    own, in colour or grey as the bundle has them and in grey.
+    On frames that are cut into 8 tiles, and on small parts, where every tile is a frame and gets a verdict of its own;
+    each as the bundle has them, and in grey, which is a third of the bytes.
     """
     grey = replace(bundle, manifest=replace(bundle.manifest, channels=1))
     one = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) if frame.ndim == 3 else frame for frame in small]
     side, framing = bundle.manifest.tile_px, Framing("tile", tile_px=bundle.manifest.tile_px)
     height, width = (side + more * (side - framing.overlap_px) for more in (1, 3))
-    cut = [np.ascontiguousarray(frame) for frame in tiled(small, height, width)]
+    cut, grey_cut = ([np.ascontiguousarray(frame) for frame in tiled(some, height, width)] for some in (small, one))
     return {
         **own_work(bundle, cut, scale, framing),
         "size_px": [width, height],
+        "grey": own_work(grey, grey_cut, scale, framing),
         "parts": own_work(bundle, small, scale),
         "grey_parts": own_work(grey, one, scale),
     }

@@ -111,6 +111,7 @@ def run_run(args: argparse.Namespace) -> int:
         )
         asked = settings.framing
         region = asked.region if asked is not None and asked.mode == "resize" else None
+        _refuse_memory_off_gpu(args.memory, session)
         with session, open_sinks(outputs, bundle.manifest.classes, region=region) as sinks:
             if journal:
                 journal.attach(sinks)
@@ -172,6 +173,18 @@ def _refuse_uninspected(session: Session, report: Report, settings: RunSettings,
         )
     again = "; a journal keeps them as done: name another" if args.journal else ""
     raise BadInput(message, mend=f"mend the files, or name those that were meant{again}")
+
+
+def _refuse_memory_off_gpu(memory: str | None, session: Session) -> None:
+    from lpcnet_edge.backends.choice import AUTO
+
+    backend = session.pipeline.backend_name
+    if memory is not None and backend in AUTO:
+        session.close()
+        raise UsageError(
+            f"--memory {memory} is for a GPU, and {backend} computes on the processor",
+            mend="leave it out, or name a GPU's --backend; cuda.memory in --config is read only where there is one",
+        )
 
 
 def _refuse_shared_outputs(args: argparse.Namespace, settings: RunSettings) -> None:

@@ -314,3 +314,13 @@ def test_verdicts_on_parts_that_find_no_room_do_not_stop_the_line(
     assert "error: /dev/full: 3 verdicts on parts were not written: No space left on device" in told.err
     assert main([*argv, "--parts", "parts.jsonl"]) == 0
     assert len(Path("parts.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("isolate", [(), ("--isolate",)], ids=["here", "isolated"])
+def test_memory_of_a_gpu_is_refused_on_the_processor(
+    work: Path, capsys: pytest.CaptureFixture[str], isolate: tuple[str, ...]
+) -> None:
+    assert main([*framing(), "--memory", "mapped", "--jsonl", "v.jsonl", *isolate]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --memory mapped is for a GPU, and onnxruntime computes on the processor")
+    assert not Path("v.jsonl").exists()
