@@ -304,7 +304,7 @@ def test_a_sink_that_fails_costs_no_report(work: Path, capsys: pytest.CaptureFix
 def test_verdicts_on_parts_that_find_no_room_do_not_stop_the_line(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "_PARTS_S", 0.0)
+    monkeypatch.setattr(running, "_PARTS_S", 0.01)
     Path("run.yaml").write_text("views: [left, right]\n")
     argv = ["run", "engine", "images", "images", "--backend", "onnxruntime", "--live", "--config", "run.yaml"]
     assert main([*argv, "--parts", "/dev/full", "--json"]) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from lpcnet_edge.cli.command import main
 from lpcnet_edge.config import from_mapping, to_mapping
 from lpcnet_edge.datasets import open_dataset
 from lpcnet_edge.errors import BadConfig
+from lpcnet_edge.runtime import running
 from lpcnet_edge.runtime.parts import PartJoiner
-from lpcnet_edge.runtime.running import Percentiles
+from lpcnet_edge.runtime.running import PartLines, Percentiles, Report
 from lpcnet_edge.runtime.settings import RunSettings
-from lpcnet_edge.types import Verdict
+from lpcnet_edge.runtime.sinks.appendfile import AppendFile
+from lpcnet_edge.types import PartVerdict, Verdict
 from lpcnet_edge.yamlfile import parse
 
 DOCS = Path(__file__).parents[2] / "docs" / "running.md"
@@ -268,3 +271,26 @@ def test_percentiles_are_right_to_a_percent() -> None:
         assert found.at(share) == pytest.approx(np.quantile(values, share), rel=0.011)
     assert found.at(1.0) == found.largest == values.max()
     assert np.isnan(Percentiles().at(0.5))
+
+
+def test_a_disk_that_hangs_keeps_no_verdict_on_a_part_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, hangs, goes_on = AppendFile.append, threading.Event(), threading.Event()
+
+    def slow(file: AppendFile, data: bytes) -> None:
+        hangs.set()
+        assert goes_on.wait(30)
+        written(file, data)
+
+    monkeypatch.setattr(AppendFile, "append", slow)
+    monkeypatch.setattr(running, "_PARTS_S", 0.001)
+    report = Report()
+    lines = PartLines(tmp_path / "parts.jsonl", report)
+    lines.add(PartVerdict("1", "pass"))
+    assert hangs.wait(30)
+    lines.add(PartVerdict("2", "reject", ("left: late",)))  # returns, though the disk does not
+    goes_on.set()
+    lines.close()
+    lines.close()
+    found = [json.loads(line)["part_id"] for line in (tmp_path / "parts.jsonl").read_text("utf-8").splitlines()]
+    assert found == ["1", "2"]
+    assert report.parts == {"pass": 1, "reject": 1}
