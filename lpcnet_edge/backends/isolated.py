@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 TILE_S = 0.5
 """What a batch is given for each of its tiles, on top of ``hang_s``."""
 
+MAKE_S = 600.0
+"""What the making of a slot is given on top of ``hang_s``: at a first start a GPU's libraries are loaded for it, and
+TensorRT-RTX compiles kernels for every size of batch."""
+
 _END_S = 5.0
 """What the child is given to end by itself, and what the kernel is given to end it."""
 
@@ -48,11 +52,11 @@ main(int(sys.argv[1]))
 
 @dataclass(eq=False)
 class _Own:
-    """The slot's number, whether it is at work, and on how many tiles."""
+    """The slot's number, whether it is at work, and what that is given on top of ``hang_s``."""
 
     number: int
     at_work: bool = False
-    tiles: int = 0
+    more_s: float = 0.0
 
 
 class IsolatedBackend:
@@ -68,7 +72,8 @@ class IsolatedBackend:
     name, options
         For :func:`~lpcnet_edge.backends.choice.open_backend`, in the child.
     hang_s
-        A child that has not answered for so long, and ``TILE_S`` for each tile of the largest batch at work, is killed.
+        A child that has not answered for so long, and ``TILE_S`` for each tile of the largest batch at work, is killed;
+        the making of a slot may take ``MAKE_S`` more.
 
     Raises
     ------
@@ -117,7 +122,7 @@ class IsolatedBackend:
     def make_slot(self, tiles: int) -> Slot:
         self._made += 1
         own = _Own(self._made)
-        self._begin(own, Message(Kind.MAKE, own.number, tiles), tiles)
+        self._begin(own, Message(Kind.MAKE, own.number, tiles), MAKE_S)
         message = self._end(own, None)
         assert message is not None
         assert message.file is not None
@@ -129,14 +134,15 @@ class IsolatedBackend:
         return slot
 
     def submit(self, slot: Slot, count: int) -> None:
-        self._begin(slot.own, Message(Kind.SUBMIT, slot.own.number, count), count)
+        self._begin(slot.own, Message(Kind.SUBMIT, slot.own.number, count), TILE_S * count)
 
     def collect(self, slot: Slot, timeout_s: float | None = None) -> bool:
         return not slot.own.at_work or self._end(slot.own, timeout_s) is not None
 
     def submit_picked(self, slot: Slot, picked: NDArray[np.int32]) -> None:
         payload = np.ascontiguousarray(picked, np.int32).tobytes()
-        self._begin(slot.own, Message(Kind.SUBMIT_PICKED, slot.own.number, len(picked), payload), len(picked))
+        message = Message(Kind.SUBMIT_PICKED, slot.own.number, len(picked), payload)
+        self._begin(slot.own, message, TILE_S * len(picked))
 
     collect_picked = collect
 
@@ -152,7 +158,7 @@ class IsolatedBackend:
         self._process.stdin.close()
         self._failure = self._failure or "the engine process was closed"
 
-    def _begin(self, own: _Own, message: Message, tiles: int) -> None:
+    def _begin(self, own: _Own, message: Message, more_s: float) -> None:
         if own.at_work:
             raise RuntimeError("the slot is still at work")
         while self._dropped:
@@ -163,7 +169,7 @@ class IsolatedBackend:
         self._tell(message)
         if not self._flying.keys() - self._answers.keys():  # nothing was awaited
             self._since_s = time.monotonic()
-        own.at_work, own.tiles = True, tiles
+        own.at_work, own.more_s = True, more_s
         self._flying[own.number] = own
 
     def _end(self, own: _Own, timeout_s: float | None) -> Message | None:
@@ -187,7 +193,7 @@ class IsolatedBackend:
             self._check()
             waits = [] if until_s is None else [until_s]
             if self._flying:  # opening has no limit: it may compile for minutes
-                waits.append(self._since_s + self._hang_s + TILE_S * max(own.tiles for own in self._flying.values()))
+                waits.append(self._since_s + self._hang_s + max(own.more_s for own in self._flying.values()))
             now_s = time.monotonic()
             self._connection.settimeout(max(0.0, min(waits) - now_s) if waits else None)
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from threading import Lock
+from threading import RLock
 
 from lpcnet_edge.backends.tensorrt import Library
 from lpcnet_edge.backends.tensorrt_errors import NO_DEVICE, cuda_code, reason_of
@@ -15,6 +15,14 @@ _KEPT = 64
 # cudaError_t after which "the process must be terminated and relaunched", or the context is gone (cuda_runtime_api.h).
 _LOST = {214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999}
 _CUDA_TEXT = re.compile(r"cudaError (?P<code>\d+)(?:: (?P<text>[^()]+))?")
+# The same in the words of cudaGetErrorString: TensorRT 10.3 gives these alone, "Error Code 1: Cuda Runtime (WORDS)".
+_LOST_WORDS = re.compile(
+    r"Cuda Runtime \((?:"
+    "uncorrectable ECC error|uncorrectable NVLink error|Invalid access of peer GPU memory|an illegal memory access|"
+    "the launch timed out|context is destroyed|device-side assert|hardware stack error|an illegal instruction|"
+    "misaligned address|operation not supported on global/shared address space|invalid program counter|"
+    "unspecified launch failure|unknown error)"
+)
 _NO_MEMORY = re.compile(r"cudaError 2\b|[Oo]ut ?[Oo]f ?[Mm]emory|cudaMalloc|FAILED_ALLOCATION")
 
 
@@ -24,7 +32,8 @@ class Recorded:
     def __init__(self) -> None:
         self._errors: list[tuple[object, str]] = []
         self._missed = False
-        self._turn = Lock()  # the library reports from its own threads too
+        # The library reports from its own threads, and what is freed while the lock is held may report, too.
+        self._turn = RLock()
 
     def add(self, code: object, text: str) -> None:
         """Take note of one."""
@@ -77,6 +86,9 @@ def make_recorder(trt: Module, recorded: Recorded) -> ErrorRecorder:
             recorded.add(arg0, arg1)
             return True  # every error is fatal to what was being done
 
+        # The class lists `num_errors`, but the library asks by this name, and has -1 for an answer where it is absent.
+        get_num_errors = num_errors
+
     return Recorder()
 
 
@@ -101,7 +113,11 @@ def runtime_error(
             f"{who} finds no NVIDIA GPU {doing} (CUDA error {code})",
             mend="run this on the machine that has the GPU; lpcnet-edge doctor shows what its driver offers",
         )
-    lost = [line for line in lines if any(int(found["code"]) in _LOST for found in _CUDA_TEXT.finditer(line))]
+    lost = [
+        line
+        for line in lines
+        if _LOST_WORDS.search(line) or any(int(found["code"]) in _LOST for found in _CUDA_TEXT.finditer(line))
+    ]
     if lost:
         return DeviceLost(
             f"{who} lost the GPU {doing}: {_said(lost[0])}",

@@ -190,12 +190,11 @@ class TensorRtStage:
     def close(self) -> None:
         """As :meth:`~lpcnet_edge.backends.cuda.stage.Stage.close`; nothing that was enqueued may still be at work."""
         self.keep()
-        self._kernels = None
         for bound in self._bound:
             bound.close()
         self._bound.clear()
-        # A context must go before its engine, and that before its runtime.
-        self._config = self._engine = self._runtime = self._recorder = None
+        # A context must go before its engine and the kernels that it runs, and the engine before its runtime.
+        self._config = self._kernels = self._engine = self._runtime = self._recorder = None
         for lane in self._lanes.values():
             lane.close()
         self._lanes.clear()
@@ -241,7 +240,11 @@ class TensorRtStage:
         if context is None:
             raise self.failure("when it makes a context")
         # Only an engine's first context has a profile of itself.
-        if not context.set_optimization_profile_async(profile, stream.handle):
+        try:
+            taken = context.set_optimization_profile_async(profile, stream.handle)
+        except RuntimeError as exc:  # how TensorRT's bindings say no; those of TensorRT-RTX give False
+            raise self.failure(f"at optimization profile {profile}") from exc
+        if not taken:
             raise self.failure(f"at optimization profile {profile}")
         return context
 

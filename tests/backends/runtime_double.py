@@ -121,7 +121,9 @@ class IExecutionContext(_Strict):
         assert stream_handle
         assert not self._shapes, "a profile forgets the shapes that were set before"
         self._profile = profile_index
-        return self._engine._says_yes("set_optimization_profile_async")
+        if not self._engine._says_yes("set_optimization_profile_async"):
+            raise RuntimeError("Error in set optimization profile async.")
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert self._profile is not None, "a context beyond the first has no profile of itself"
@@ -179,6 +181,12 @@ class IExecutionContext(_Strict):
 
 
 class RtxContext(IExecutionContext):
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        try:
+            return super().set_optimization_profile_async(profile_index, stream_handle)
+        except RuntimeError:
+            return False
+
     def is_stream_capturable(self, stream: int) -> bool:
         assert stream
         return self._world.capturable

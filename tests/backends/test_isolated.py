@@ -140,6 +140,17 @@ def test_a_child_that_does_not_answer_is_killed_after_the_limit(null: IsolatedBa
     assert not Path(f"/proc/{null.pid}").exists()
 
 
+def test_making_a_slot_may_take_long(null: IsolatedBackend) -> None:
+    """Libraries are loaded for it, graphs captured and kernels compiled."""
+    os.kill(null.pid, signal.SIGSTOP)
+    going_on = threading.Timer(1.2, os.kill, (null.pid, signal.SIGCONT))
+    going_on.start()
+    slot = null.make_slot(1)  # hang_s and half a second for its tile have passed
+    going_on.join()
+    null.submit(slot, 1)
+    assert null.collect(slot)
+
+
 def test_waiting_long_before_asking_is_no_hang(null: IsolatedBackend) -> None:
     slots = [null.make_slot(1) for _ in range(2)]
     null.submit(slots[0], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from runtime_double import CLASSES, World, played
 from lpcnet_edge.backends import tensorrt_open
 from lpcnet_edge.backends.cuda_driver import cuda_driver
 from lpcnet_edge.backends.tensorrt_open import open_tensorrt
-from lpcnet_edge.backends.tensorrt_recorder import runtime_error
+from lpcnet_edge.backends.tensorrt_recorder import Recorded, make_recorder, runtime_error
 from lpcnet_edge.backends.tensorrt_runtime import TensorRtStage
 from lpcnet_edge.bundle.cache import VARIABLE
 from lpcnet_edge.bundle.machine_plans import put_plans
@@ -34,6 +35,8 @@ from lpcnet_edge.errors import (
 
 RTX, TRT = "1.7.1.116", "10.3.0"
 STAGES = ("localization", "confidence")
+LOST = (214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999)
+"""cudaError_t after which a process cannot go on with its GPU."""
 
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 without_gpu = pytest.mark.skipif(bool(cuda_driver(None).devices), reason="there is a GPU: the plan would load")
@@ -312,6 +315,51 @@ def test_a_plan_that_no_graph_can_capture_is_told(
     stage.close()
 
 
+@pytest.mark.parametrize("code", LOST)
+def test_a_lost_gpu_is_known_by_cudas_words_too(code: int) -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    _, words = runtime.cudaGetErrorString(runtime.cudaError_t(code))
+    line = f"IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime ({words.decode()})"
+    error = runtime_error(played("tensorrt", TRT, World()), ["another", line], "HERE", mend="MEND")
+    assert type(error) is DeviceLost
+    assert error.message.endswith(f"lost the GPU HERE: {words.decode()}")
+
+
+def test_the_real_library_can_ask_the_recorder_all_it_wants_to(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its C++ calls our methods by names of its own, one of which its class does not list."""
+    trt = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    recorded = Recorded()
+    recorder, asked = make_recorder(trt, recorded), trt.IErrorRecorder  # the methods of the class go through C++
+    assert asked.num_errors(recorder) == 0
+    assert asked.report_error(recorder, trt.ErrorCodeTRT.INTERNAL_ERROR, "what it says")
+    assert asked.num_errors(recorder) == 1
+    assert asked.get_error_desc(recorder, 0) == "what it says"
+    assert asked.get_error_code(recorder, 0) == trt.ErrorCodeTRT.INTERNAL_ERROR
+    assert not asked.has_overflowed(recorder)
+    asked.clear(recorder)
+    assert asked.num_errors(recorder) == 0
+    assert "pure virtual" not in capfd.readouterr().err
+
+
+def test_kernels_are_given_back_after_what_runs_them(
+    bare: Bundle, world: World, device: PlainDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, gone = played("tensorrt_rtx", RTX, world), list[str]()
+    monkeypatch.setattr(tensorrt_open, "load_library", lambda name: library)
+    put_plans(bare, plans_of(bare, "tensorrt-rtx", RTX, "sm89"))
+    opened = open_tensorrt(bare, "tensorrt_rtx", device)
+    stage = opened.stages["localization"]
+    context = stage.bind(addresses(device, "pixels"), {"pixels": 1})._context
+    config = world.configs[0]
+    for name, made in (("context", context), ("config", config), ("kernels", config._cache), ("engine", stage._engine)):
+        weakref.finalize(made, gone.append, name)
+    world.configs.clear()
+    config._cache = None  # the library's configuration does not keep it
+    del context, config, made
+    opened.close()
+    assert gone == ["context", "config", "kernels", "engine"]
+
+
 def test_the_played_runtime_wants_a_warm_up_before_a_capture(
     opened: tensorrt_open.TensorRtStages, device: PlainDevice
 ) -> None:
@@ -332,6 +380,21 @@ def test_the_played_runtime_wants_a_warm_up_before_a_capture(
             r"no NVIDIA GPU HERE \(CUDA error 100",
         ),
         (["x", "y (cudaError 719: unspecified launch failure)"], DeviceLost, "CUDA error 719, unspecified launch"),
+        # As TensorRT 10 writes it.
+        (
+            [
+                "IExecutionContext::enqueueV3: Error Code 1: Myelin ([cask_fusion.cpp:exec:417] Platform (Cuda) error)",
+                "[checkMacros.cpp::catchCudaError::212] Error Code 1: Cuda Runtime (an illegal memory access was "
+                "encountered)",
+            ],
+            DeviceLost,
+            "lost the GPU HERE: an illegal memory access was encountered",
+        ),
+        (
+            ["[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)"],
+            BackendFailed,
+            "ran out of device memory HERE: out of memory",
+        ),
         (["[resizingAllocator] OutOfMemory (no further information)"], BackendFailed, "ran out of device memory HERE"),
         (["y (cudaError 2: out of memory)"], BackendFailed, "ran out of device memory HERE: CUDA error 2, out of"),
         (["y (cudaError 1: invalid argument)"], BackendFailed, "failed HERE: CUDA error 1, invalid argument"),

@@ -98,12 +98,11 @@ class BindingsDevice(HeldDevice):
         self.require_open()
         _call(driver.cuCtxSetCurrent, self._context)
 
-    def _drain(self) -> None:
+    def _enter(self) -> None:
         current = _call(driver.cuCtxGetCurrent)
         if int(current) != int(self._context):  # closed in another thread than it was opened in
             self._before = current
             self.make_current()
-        _call(driver.cuCtxSynchronize)
 
     def _release(self) -> None:
         try:

@@ -203,4 +203,4 @@ class Device(Protocol):
         """Let the calling thread use the device, where the binding keeps a current context for each thread."""
 
     def close(self) -> None:
-        """Wait for the device and give back everything; twice is fine."""
+        """Wait for its streams and give back everything; twice is fine."""

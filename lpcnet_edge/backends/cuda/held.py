@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from abc import ABC, abstractmethod
 from math import prod
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -33,10 +33,13 @@ class HeldDevice(ABC):
             raise closed("device")
 
     def close(self) -> None:
-        """Wait for the device and give back everything; twice is fine. What fails is raised when all is given back."""
+        """Wait for its streams and give back everything; twice is fine. What fails is raised when all is given back."""
         if not self.is_open:
             return
-        steps = [self._drain, *(held.close for held in reversed(self.held.values())), self._release]
+        # Not for the whole context: others in this process may be capturing, which that would end.
+        held = list(reversed(self.held.values()))
+        waits = [one.synchronize for one in held if isinstance(one, Waiting)]
+        steps = [self._enter, *waits, *(one.close for one in held), self._release]
         first: LpcnetError | None = None
         for step in steps:
             try:
@@ -55,12 +58,20 @@ class HeldDevice(ABC):
                 raise
 
     @abstractmethod
-    def _drain(self) -> None:
-        """Wait for all work, so that nothing is given back under it."""
+    def _enter(self) -> None:
+        """Let the calling thread, whichever it is, give back what is held."""
 
     @abstractmethod
     def _release(self) -> None:
         """Give the context back."""
+
+
+@runtime_checkable
+class Waiting(Protocol):
+    """A stream: nothing is given back under its work."""
+
+    def synchronize(self) -> None:
+        """Wait for everything."""
 
 
 DeviceT = TypeVar("DeviceT", bound=HeldDevice)

@@ -104,9 +104,8 @@ class PycudaDevice(HeldDevice):
             _call(self._context.push)
             vars(_pushed).setdefault("contexts", []).append(_Pushed(self, self._context))
 
-    def _drain(self) -> None:
+    def _enter(self) -> None:
         self.make_current()
-        _call(driver.Context.synchronize)
 
     def _release(self) -> None:
         contexts = vars(_pushed).get("contexts", [])

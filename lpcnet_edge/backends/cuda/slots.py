@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from threading import get_ident
+from threading import current_thread
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -97,7 +97,7 @@ class CudaBackend:
         settings = settings or CudaSettings()
         self.name = name
         self._device, self._stages, self._shape = device, dict(stages), shape
-        self._thread = get_ident()
+        self._thread = current_thread()  # not its number, which the next thread may have
         self._busy: dict[int, Slot] = {}  # by id(), and so kept from being dropped
         self._dropped: deque[_Own] = deque()
         self._slots: dict[int, tuple[_Own, weakref.ref[Slot]]] = {}  # by id() of the former
@@ -272,9 +272,10 @@ class CudaBackend:
 
     def _enter(self) -> None:
         """A device is opened, used and closed by one thread after the other."""
-        if self._thread != get_ident():
+        thread = current_thread()
+        if self._thread is not thread:
             self._device.make_current()
-            self._thread = get_ident()
+            self._thread = thread
 
     def _settle(self) -> None:
         for stream in (self._copying, self._computing, self._returning):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_ident
 from typing import Any
 
 import numpy as np
@@ -303,6 +303,33 @@ def test_another_thread_makes_the_device_its_own() -> None:
     backend.submit(slot, 1)
     backend.collect(slot)
     assert sum(call == "make_current" for call, _ in device.journal) == 1
+    backend.close()
+
+
+def test_a_thread_with_the_number_of_one_that_has_ended_is_another() -> None:
+    """Linux gives a thread's number to the next one, and no context is current in that."""
+    device, found = RecordingDevice(), list[Any]()
+
+    def run(work: Callable[[], object]) -> int | None:
+        thread = Thread(target=work)
+        thread.start()
+        thread.join()
+        return thread.ident
+
+    number = run(lambda: found.append(opened(device)))
+    (backend,) = found
+
+    def make() -> None:
+        if get_ident() == number:
+            found.append(backend.make_slot(1))
+
+    for _ in range(200):
+        run(make)
+        if len(found) > 1:
+            break
+    else:
+        pytest.skip("this system gives no number twice")
+    assert ("make_current", None) in device.journal
     backend.close()
 
 

@@ -24,7 +24,7 @@ driver: Any  # the emulated driver itself, to ask and to upset
 # What a batch's life calls, as the driver names it; those that only PyCUDA or only cuda-bindings calls are never hit.
 CALLS = """
 cuInit cuDriverGetVersion cuDeviceGet cuDeviceGetName cuDeviceTotalMem cuDeviceGetAttribute cuDeviceComputeCapability
-cuDevicePrimaryCtxRetain cuDevicePrimaryCtxRelease cuCtxGetCurrent cuCtxSetCurrent cuCtxPushCurrent cuCtxSynchronize
+cuDevicePrimaryCtxRetain cuDevicePrimaryCtxRelease cuCtxGetCurrent cuCtxSetCurrent cuCtxPushCurrent
 cuMemHostAlloc cuMemHostGetDevicePointer cuMemFreeHost cuMemAlloc cuMemFree cuMemGetInfo cuStreamCreate
 cuStreamDestroy cuStreamSynchronize cuStreamWaitEvent cuStreamBeginCapture cuStreamEndCapture cuMemcpyAsync
 cuMemcpy2DAsync cuEventCreate cuEventDestroy cuEventRecord cuEventQuery cuEventSynchronize cuEventElapsedTime

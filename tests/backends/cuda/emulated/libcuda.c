@@ -291,7 +291,10 @@ FUNCTION(cuCtxGetDevice, CUdevice *device) {
 }
 FUNCTION(cuCtxSynchronize, void) {
     ENTER_CONTEXT("cuCtxSynchronize");
-    return SUCCESS;
+    int is_capturing = 0; /* "a broader handle which encompasses an active stream capture" must not be waited for */
+    for (Object *o = alive; o; o = o->next)
+        if (o->capture && !strcmp(o->kind, "stream")) is_capturing = o->is_broken = 1;
+    return is_capturing ? CAPTURE_UNSUPPORTED : SUCCESS;
 }
 
 /* Memory. Mapped memory has one address, as with unified addressing. */
