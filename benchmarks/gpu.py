@@ -5,6 +5,8 @@
 Needs an NVIDIA GPU, torch with CUDA and cuda-bindings; exit code 4 without. The network comes from its weights, so that
 no ONNX is needed; ``--bundle`` adds the same figures for a bundle's canonical files. Everything that is compared is
 measured in turn, round after round; a figure is the median over the rounds. ``--quick`` only shows that it works.
+What fails is named in the record under ``failed`` and keeps nothing else from being measured (exit code 1); the file is
+written anew after each figure.
 
 Figures: the engines alone (graphs on ready buffers) against the same with copies and against whole runs from frames in
 memory; the host's work a batch; how much of copy and work goes on at the same time; latency of one tile; tiles a second
@@ -41,6 +43,7 @@ from lpcnet_edge.backends.torch_cuda import TorchStage, open_torch_cuda
 from lpcnet_edge.bundle.manifest import Manifest, StageSpec
 from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.errors import LpcnetError, MissingDevice
+from lpcnet_edge.files import write_atomically
 from lpcnet_edge.network.cost import network_cost
 from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.stages import ConfidenceStage, LocalizationStage, tensor_specs
@@ -92,11 +95,8 @@ def main() -> int:
     except LpcnetError as exc:
         print(f"error: {exc.message}\nmend: {exc.mend}", file=sys.stderr)
         return exc.exit_code
-    text = json.dumps(record, indent=2)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", "utf-8")
-    return 0
+    print(json.dumps(record, indent=2))
+    return 1 if "failed" in record else 0
 
 
 def measure(args: argparse.Namespace, scale: Scale) -> dict[str, Any]:
@@ -129,41 +129,57 @@ def measure(args: argparse.Namespace, scale: Scale) -> dict[str, Any]:
     }
     pixels_a_tile = network.tile_px**2 / 1e6
     flops = network_cost(network.network.config, network.tile_px).flops()
-    products = float16_products()
-    record["throughput"] = {}
-    for (kind, how), backend in backends.items():
-        for batch in (8, 32):
-            rate = engine_alone(backend, filled(backend, tiles, batch), batch, scale)
-            record["throughput"][f"{kind}-{how}-b{batch}"] = {
-                "tiles_per_s": rate,
-                "megapixels_per_s": rate * pixels_a_tile,
-                "share_of_float16_products": rate * flops / products,
-            }
-    record["float16_products_per_s"] = products
-    record["pipeline"] = {f"b{batch}": whole_pipeline(main_one, network, tiles, batch, scale) for batch in (8, 32)}
-    record["host_us_a_batch"] = {
-        how: host_work(backends["float16", how], tiles, 8, scale) for how in ("graphs", "calls")
-    }
-    record["overlap"] = {f"b{batch}": overlap(main_one, tiles, batch, scale) for batch in (8, 32)}
-    record["latency_of_one_tile_ms"] = {
-        how: latency(backends["float16", how], tiles, scale) for how in ("graphs", "calls")
-    }
-    record["frames_5_megapixels"] = large_frames(main_one, network, scale)
-    record["plain_torch"] = plain_torch(network, tiles, scale)
+
+    def part(name: str, figures: Callable[[], Any]) -> None:
+        try:
+            record[name] = figures()
+        except Exception as exc:  # of whatever kind: the others are worth having
+            lines = str(exc).strip().splitlines() or [""]
+            record.setdefault("failed", {})[name] = f"{type(exc).__name__}: {lines[0]}"
+        if args.out:
+            write_atomically(args.out, json.dumps(record, indent=2) + "\n")
+
+    def throughput() -> dict[str, Any]:
+        products = record["float16_products_per_s"]
+        found = {}
+        for (kind, how), backend in backends.items():
+            for batch in (8, 32):
+                rate = engine_alone(backend, filled(backend, tiles, batch), batch, scale)
+                found[f"{kind}-{how}-b{batch}"] = {
+                    "tiles_per_s": rate,
+                    "megapixels_per_s": rate * pixels_a_tile,
+                    "share_of_float16_products": rate * flops / products,
+                }
+        return found
+
+    part("float16_products_per_s", float16_products)
+    part("throughput", throughput)
+    part("pipeline", lambda: {f"b{batch}": whole_pipeline(main_one, network, tiles, batch, scale) for batch in (8, 32)})
+    hows = ("graphs", "calls")
+    part("host_us_a_batch", lambda: {how: host_work(backends["float16", how], tiles, 8, scale) for how in hows})
+    part("overlap", lambda: {f"b{batch}": overlap(main_one, tiles, batch, scale) for batch in (8, 32)})
+    part("latency_of_one_tile_ms", lambda: {how: latency(backends["float16", how], tiles, scale) for how in hows})
+    part("frames_5_megapixels", lambda: large_frames(main_one, network, scale))
     if args.bundle:
-        bundle = open_bundle(args.bundle)
-        opened = open_torch_cuda(bundle)
-        side = bundle.manifest.tile_px
-        shape = TileShape.of(bundle.manifest).pixels
-        own = rng.integers(60, 180, (32, *shape), np.uint8)
-        record["bundle"] = {"id": bundle.id, "about": opened.about, "precision": bundle.manifest.precision}
-        for batch in (8, 32):
-            rate = engine_alone(opened, filled(opened, own, batch), batch, scale)
-            record["bundle"][f"b{batch}"] = {"tiles_per_s": rate, "megapixels_per_s": rate * side**2 / 1e6}
-        opened.close()
+        part("bundle", lambda: of_bundle(args.bundle, scale))
+    part("plain_torch", lambda: plain_torch(network, tiles, scale))  # last: it compiles for minutes
     for backend in backends.values():
         backend.end()
     return record
+
+
+def of_bundle(path: Path, scale: Scale) -> dict[str, Any]:
+    """The engines alone, of a bundle's own files."""
+    bundle = open_bundle(path)
+    opened = open_torch_cuda(bundle)
+    side = bundle.manifest.tile_px
+    own = np.random.default_rng(0).integers(60, 180, (32, *TileShape.of(bundle.manifest).pixels), np.uint8)
+    found: dict[str, Any] = {"id": bundle.id, "about": opened.about, "precision": bundle.manifest.precision}
+    for batch in (8, 32):
+        rate = engine_alone(opened, filled(opened, own, batch), batch, scale)
+        found[f"b{batch}"] = {"tiles_per_s": rate, "megapixels_per_s": rate * side**2 / 1e6}
+    opened.close()
+    return found
 
 
 def tile_shape(network: FloatNetwork) -> TileShape:
@@ -410,12 +426,14 @@ def plain_torch(network: FloatNetwork, tiles: NDArray[np.uint8], scale: Scale) -
             with torch.inference_mode():
                 two(pixels, one(pixels)["embedding"], picked)
 
-        faster = partial(work, torch.compile(first), torch.compile(second))
-        rates = median_of(
-            scale,
-            eager=partial(seconds_of, work, scale.batches),
-            compiled=partial(seconds_of, faster, scale.batches),
-        )
+        ways: dict[str, Callable[[], None]] = {"eager": work}
+        try:
+            faster = partial(work, torch.compile(first, dynamic=False), torch.compile(second, dynamic=False))
+            faster()
+            ways["compiled"] = faster
+        except Exception as exc:  # whichever: it needs Triton and a C compiler
+            found["not_compiled"] = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        rates = median_of(scale, **{name: partial(seconds_of, way, scale.batches) for name, way in ways.items()})
         found[f"b{batch}"] = {f"{name}_tiles_per_s": batch / seconds for name, seconds in rates.items()}
     return found
 

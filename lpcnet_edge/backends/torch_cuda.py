@@ -7,12 +7,12 @@ tensors that are gone, and a graph that was captured goes on using it, so that n
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +21,6 @@ from lpcnet_edge.backends.cuda.memory import TileShape
 from lpcnet_edge.backends.cuda.open import open_device
 from lpcnet_edge.backends.cuda.settings import CudaSettings
 from lpcnet_edge.backends.cuda.slots import SIZES, CudaBackend
-from lpcnet_edge.backends.torch_graph import TorchGraph
 from lpcnet_edge.bundle.manifest import TensorSpec
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BackendFailed, BadArtifact, DeviceLost, LpcnetError, MissingDevice
@@ -29,13 +28,18 @@ from lpcnet_edge.errors import BackendFailed, BadArtifact, DeviceLost, LpcnetErr
 NAME = "torch-cuda"
 LARGEST = 32
 
-_LOST = (  # cudaGetErrorString of errors after which the process cannot use the device any more
+_LOST = (  # cudaGetErrorString of errors after which the process cannot use the device any more, as in cuda/errors.py
     "illegal memory access",
     "device-side assert",
     "unspecified launch failure",
+    "launch timed out",
     "misaligned address",
     "illegal instruction",
+    "invalid program counter",
+    "not supported on global/shared address space",
+    "hardware stack error",
     "uncorrectable",
+    "context is destroyed",
 )
 
 
@@ -63,6 +67,7 @@ class TorchStage:
         self._streams: dict[int, torch.cuda.ExternalStream] = {}
         with translated("when it is loaded"):
             self._module: nn.Module | None = module.eval().requires_grad_(False).to("cuda")
+            torch.cuda.synchronize()  # torch may still fold or cast on its own stream, for which ours do not wait
 
     def bind(self, addresses: Mapping[str, int], rows: Mapping[str, int], lane: int = 0) -> BoundTorchStage:
         """As in the protocol. Tensors lie in device memory, or in pinned host memory that is mapped."""
@@ -96,10 +101,21 @@ class TorchStage:
 
     def close(self) -> None:
         """Give back weights and pools; twice is fine. Its bindings are closed by then, and their graphs gone."""
+        if self._module is None:
+            return
         self._module = None
-        self._pools.clear()
         self._streams.clear()
+        pools = list(self._pools.values())
+        self._pools.clear()
         with translated("when it is closed"):
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError:
+                # A lost device frees nothing, and over that the destructor of torch's pools aborts the process.
+                for pool in pools:
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))
+                raise
+            pools.clear()
             torch.cuda.empty_cache()
 
     def _tensor(self, name: str, address: int, rows: int) -> Tensor:
@@ -195,6 +211,10 @@ def open_torch_cuda(
             f"torch {torch.__version__}, {built}, sees no GPU",
             mend="install the torch that fits this driver; lpcnet-edge doctor says what is here",
         )
+    import onnx  # here, so that a network that was never exported runs where there is no onnx
+
+    from lpcnet_edge.backends.torch_graph import TorchGraph
+
     settings = settings or CudaSettings()
     device = open_device(settings.binding)
     with ExitStack() as scope:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from local_bundle import write_local
 from plain_device import PlainDevice
 from runtime_double import World
 
@@ -32,6 +31,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> exported.Exported:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    from local_bundle import write_local  # of ONNX, without which the tests of devices alone run
+
     return write_local(tmp_path_factory.mktemp("bundle") / "local")
 
 

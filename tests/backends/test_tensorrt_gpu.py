@@ -16,7 +16,6 @@ from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.backends.cuda.settings import CudaSettings
 from lpcnet_edge.backends.cuda_driver import cuda_driver
 from lpcnet_edge.backends.tensorrt import load_library
-from lpcnet_edge.build.station import plans_for_station
 from lpcnet_edge.bundle.cache import VARIABLE
 from lpcnet_edge.bundle.read import Bundle
 
@@ -40,6 +39,8 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if not cards or cards[0].compute_capability not in served:
         here = f"{cards[0].name} ({cards[0].compute_capability})" if cards else "no GPU"
         pytest.skip(f"tensorrt_rtx serves {', '.join(served)}; here is {here}")
+    from lpcnet_edge.build.station import plans_for_station  # imports what a machine without the library lacks
+
     folder: Path = tmp_path_factory.mktemp("rtx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(folder / "cache"))
