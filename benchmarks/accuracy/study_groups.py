@@ -84,6 +84,12 @@ class Group:
                 return best
         return best
 
+    def shared_by(self, configs: Sequence[str]) -> Group | None:
+        """These configurations alone, on the runs that every one of them has; None where there is none."""
+        folds, seeds = self.rectangle(configs)
+        shared = [self.records[key] for key in itertools.product(configs, folds, seeds)]
+        return Group(shared) if shared else None
+
     def cells(self, config: str, folds: Sequence[str], seeds: Sequence[int]) -> NDArray[np.int64]:
         """(F, S, P, K, K): pixels by fold, seed and part; a part has none where it was not held out."""
         at = {part: index for index, part in enumerate(self.parts)}

@@ -184,7 +184,7 @@ def summarise(
     bundle: Bundle,
 ) -> dict[str, Any]:
     """The record: medians, ratios round by round, accuracies and where they come from."""
-    group = study_of(args.study, held.name)
+    study = study_of(args.study, held.name)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     networks = found["networks"]
     for name, row in networks.items():
@@ -195,6 +195,8 @@ def summarise(
                 row[f"{kind}_fold_mean_iou"] = one["mean_iou"]
     ours = {key.removeprefix("lpc-net "): value for key, value in medians.items() if key.startswith("lpc-net ")}
     networks["lpc-net"] = {"weights": "bundle", "int8_per_s": ours["gate off"], "by_gate": ours}
+    # Beside each other stand figures of the same folds and seeds, whatever else the study has of some.
+    group = None if study is None else study.shared_by([name for name in study.configs if name in networks])
     for name, row in networks.items():
         one = group.compare(name) if group is not None and name in group.configs else None
         row["mean_iou"] = None if one is None else float(one.value[0])

@@ -86,6 +86,8 @@ def notes(record: dict[str, Any]) -> list[str]:
         lines.append("yolov8n-seg: the network alone, without non-maximum suppression and without assembling masks.")
     if record["study"] is None:
         lines.append("There is no study: run benchmarks/accuracy/study.py for accuracies.")
+    else:
+        lines += ["mIoU of the study:", *record["study"]["caption"]]
     if record["quick"]:
         lines.append("--quick: these figures mean nothing.")
     return lines

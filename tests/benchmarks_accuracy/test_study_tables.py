@@ -139,3 +139,13 @@ def test_the_measured_speed_stands_beside_the_accuracy(record: Make, tmp_path: P
     text, _ = report(folder, "--speed", str(speed))
     assert "| CPU images/s, INT8 |" in text
     assert "| 123 |" in text
+
+
+def test_what_stands_side_by_side_is_of_the_same_runs(record: Make) -> None:
+    """A network that was trained without one fold alone is not held against the mean of four."""
+    group = Group([*both(record, range(1, 5), range(2)), record("unet", 3, 1, 0.8)])
+    shared = group.shared_by(["lpc-net", "unet"])
+    assert shared is not None
+    assert (shared.configs, shared.folds, shared.seeds) == (["lpc-net", "unet"], ["3"], [1])
+    assert group.shared_by([]) is None
+    assert Group([record("unet", 3, 1, 0.8), record("lpc-net", 2, 1, 0.8)]).shared_by(["lpc-net", "unet"]) is None
