@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from lpcnet_edge import errors
 from lpcnet_edge.backends.base import Slot, slot_in
+from lpcnet_edge.backends.choice import AUTO
 from lpcnet_edge.backends.isolated_child import Kind, Message, Opening, mapped, receive, send
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BackendFailed, LpcnetError
@@ -36,7 +37,7 @@ TILE_S = 0.5
 """What a batch is given for each of its tiles, on top of ``hang_s``."""
 
 MAKE_S = 600.0
-"""What the making of a slot is given on top of ``hang_s``: at a first start a GPU's libraries are loaded for it, and
+"""What the making of a slot is given on top of ``hang_s`` on a GPU: at a first start libraries are loaded for it, and
 TensorRT-RTX compiles kernels for every size of batch."""
 
 _END_S = 5.0
@@ -73,7 +74,7 @@ class IsolatedBackend:
         For :func:`~lpcnet_edge.backends.choice.open_backend`, in the child.
     hang_s
         A child that has not answered for so long, and ``TILE_S`` for each tile of the largest batch at work, is killed;
-        the making of a slot may take ``MAKE_S`` more.
+        on a GPU the making of a slot may take ``MAKE_S`` more.
 
     Raises
     ------
@@ -122,7 +123,7 @@ class IsolatedBackend:
     def make_slot(self, tiles: int) -> Slot:
         self._made += 1
         own = _Own(self._made)
-        self._begin(own, Message(Kind.MAKE, own.number, tiles), MAKE_S)
+        self._begin(own, Message(Kind.MAKE, own.number, tiles), TILE_S * tiles if self.name in AUTO else MAKE_S)
         message = self._end(own, None)
         assert message is not None
         assert message.file is not None

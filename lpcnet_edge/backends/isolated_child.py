@@ -251,8 +251,9 @@ def main(descriptor: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
-    os.set_inheritable(descriptor, False)
-    with socket.socket(fileno=descriptor) as connection:
+    lowest = os.dup(descriptor)  # select takes none from 1024 on, and the parent may have so many open
+    os.close(descriptor)
+    with socket.socket(fileno=lowest) as connection:
         try:
             backend = open_it(pickle.loads(receive(connection).payload))  # from the process that started us
         except Exception as exc:

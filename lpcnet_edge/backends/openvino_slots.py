@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,12 +50,13 @@ class _Chain:
         self._requests[0].start_async()
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Whether it is done; the time may be taken once for each part."""
+        """Whether it is done within the time."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             request = self._requests[self._at]
-            if timeout_s is None:
+            if until_s is None:
                 request.wait()
-            elif not request.wait_for(int(1e3 * timeout_s)):
+            elif not request.wait_for(math.ceil(1e3 * max(0.0, until_s - time.monotonic()))):  # whole ms, not less
                 return False
             if self._at + 1 == len(self._requests):
                 return True

@@ -193,9 +193,10 @@ def slot_rates(done_s: list[float], together: int, bins: int = 30) -> list[tuple
 def tiles_a_frame(bundle: Bundle, frames: Frames, settings: RunSettings) -> float:
     """The mean over the frames."""
     side = bundle.manifest.tile_px
-    counts = [
-        len(plan_tiles(*image.shape[:2], frames.framing(image, side, settings.framing))) for image in frames.images
-    ]
+    counts = []
+    for image in frames.images:
+        height, width = image.shape[:2]
+        counts.append(len(plan_tiles(height, width, frames.framing(image, side, settings.framing))))
     return sum(counts) / len(counts)
 
 

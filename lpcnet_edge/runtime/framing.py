@@ -55,7 +55,7 @@ class Framing:
     region
         Only this rectangle is inspected.
     inspect_mask
-        An image file of the frame's size; only where it is not 0 is inspected. Read once for each frame size.
+        An image file of the frame's size; only where it is not 0 is inspected. A run reads it once for each frame size.
     """
 
     mode: Literal["resize", "tile"] = "resize"
@@ -155,9 +155,8 @@ def check_mask(framing: Framing | None) -> None:
         raise BadConfig(f"framing.inspect_mask: {framing.inspect_mask} is black all over", mend=_PAINT)
 
 
-@lru_cache(maxsize=32)
 def plan_tiles(height: int, width: int, framing: Framing) -> TilePlan:
-    """The plan for frames of one size, made once.
+    """The plan for frames of one size, made once, and once more where the file of the mask has changed.
 
     Raises
     ------
@@ -167,6 +166,15 @@ def plan_tiles(height: int, width: int, framing: Framing) -> TilePlan:
     UnreadableImage
         The mask cannot be read.
     """
+    mask, version = framing.inspect_mask, None
+    if mask is not None and mask.exists():
+        stat = mask.stat()
+        version = stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return _kept_plan(height, width, framing, version)
+
+
+@lru_cache(maxsize=32)
+def _kept_plan(height: int, width: int, framing: Framing, version: tuple[int, ...] | None) -> TilePlan:
     mask = None if framing.inspect_mask is None else read_image(framing.inspect_mask, 1)
     return make_plan(height, width, framing, mask)
 

@@ -11,6 +11,10 @@ from typing import Literal
 from lpcnet_edge.runtime.sources.base import Source
 from lpcnet_edge.runtime.sources.frame import BadFrame, Frame, Item
 
+_DRAIN_S = 1.0
+_MOST_BYTES = 256 << 20
+"""Beyond two frames, no more wait than take this: 16 in colour of 8192 x 6000 px would be 2.4 GB."""
+
 
 class Inbox:
     """Items of one source in order.
@@ -20,7 +24,7 @@ class Inbox:
     source
         Read to its end, or until :meth:`stop`.
     waiting
-        Frames (items with pixels) that may wait here.
+        Frames (items with pixels) that may wait here; with ``block`` fewer, down to two, of more than 256 MB in all.
     when_full
         ``block``: the source waits. ``drop-oldest``: the oldest frame that waits gives its pixels up and becomes a bad
         frame in its place.
@@ -40,7 +44,7 @@ class Inbox:
         small_bytes: int = 0,
     ) -> None:
         self.source = source
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.dropped = 0
         self.waited_s = 0.0
         """How long :meth:`wait` has held its caller up."""
@@ -48,7 +52,7 @@ class Inbox:
         self._waiting, self._drop, self._small_bytes = waiting, when_full == "drop-oldest", small_bytes
         self._items: deque[Item] = deque()
         self._frames = self._bytes = 0
-        self._stopped = self._ended = False
+        self._asked = self._stopped = self._ended = False
         self._thread = threading.Thread(target=self._read, name="read the source", daemon=True)
         self._thread.start()
 
@@ -84,9 +88,20 @@ class Inbox:
         return bool(self._items)
 
     def ask_to_stop(self) -> None:
-        """Have the reading end soon, without waiting for it; may be called from a signal handler."""
-        self._stopped = True
-        threading.Thread(target=self.stop, name="stop reading", daemon=True).start()
+        """Have the source take no more, without waiting for it; may be called from a signal handler.
+
+        What it has taken by then is still read; a source that is stuck is left behind after a second.
+        """
+        self._asked = True
+        threading.Thread(target=self._drain, name="stop reading", daemon=True).start()
+
+    def _drain(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+        if isinstance(self.source, Source):
+            self.source.stop()
+        self._thread.join(_DRAIN_S)
+        self.stop()
 
     def stop(self, timeout_s: float = 1.0) -> None:
         """Read no further. What was read stays to be taken; a source that is stuck is left behind after the time."""
@@ -114,9 +129,9 @@ class Inbox:
                     self._items.append(item)
                     if len(self._items) == 1:
                         self.changed.notify_all()
-                    if self._stopped:
+                    if self._stopped or (self._asked and not isinstance(self.source, Source)):
                         return
-        except Exception as exc:  # the reader must hear of it, after what came before
+        except BaseException as exc:  # the reader must hear of it, after what came before; of a SystemExit too
             self.error = exc
         finally:
             with self.changed:
@@ -128,12 +143,13 @@ class Inbox:
             while self._frames >= self._waiting:
                 self._drop_oldest()
             return
-        self.changed.wait_for(lambda: self._has_room or self._stopped)
+        self.changed.wait_for(lambda: self._has_room or self._asked or self._stopped)
 
     @property
     def _has_room(self) -> bool:
         small = self._bytes < self._small_bytes and self._frames < 4 * self._waiting
-        return small or self._frames < self._waiting
+        large = self._bytes >= _MOST_BYTES and self._frames >= 2
+        return small or (self._frames < self._waiting and not large)
 
     def _drop_oldest(self) -> None:
         for place, item in enumerate(self._items):

@@ -11,7 +11,8 @@ import csv
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,7 @@ class Journal:
             self._file.close()
             raise
         self._outputs = outputs
-        self._pending: list[str] = []
-        self._pending_inspected = 0
+        self._pending: list[tuple[str, bool]] = []
 
     @staticmethod
     def _read(path: Path, lines: list[bytes], run: dict[str, Any]) -> tuple[dict[str, int], set[str], int]:
@@ -92,6 +92,7 @@ class Journal:
         """Have each sink, before its first record, pass over the frames that the killed run had given it."""
         for runner in sinks.runners:
             runner.sink = _Lacking(runner.sink, self._written(runner.sink.name.split()[0]) - self.done)
+            runner.missed = set()
 
     def _written(self, kind: str) -> set[str]:
         """Frames in an output since the run began; pictures are replaced by the same, so none need be known."""
@@ -100,10 +101,7 @@ class Journal:
             return set()
         start = self._began_at[kind]
         if kind == "sqlite":
-            with sqlite3.connect(path) as connection:
-                rows = connection.execute("SELECT frame FROM verdicts WHERE id > ?", (start,)).fetchall()
-            connection.close()
-            return {str(row[0]) for row in rows}
+            return {str(row[0]) for row in _select(path, f"SELECT frame FROM verdicts WHERE id > {start}")}
         with path.open("rb") as stream:
             stream.seek(start)
             whole = [line.decode("utf-8", "backslashreplace") for line in stream if line.endswith(b"\n")]
@@ -113,18 +111,22 @@ class Journal:
 
     def add(self, frame: str, inspected: bool) -> None:
         """A frame was given to the outputs, and whether it could be inspected."""
-        self._pending.append(frame)
-        self._pending_inspected += inspected
+        self._pending.append((frame, inspected))
 
     @property
     def pending(self) -> int:
         """Frames given to the outputs since the last :meth:`commit`."""
         return len(self._pending)
 
-    def commit(self) -> None:
-        """All frames added are on the disk in every output; raises ``SinkFailed`` where that cannot be written."""
-        if self._pending:
-            entry = {"frames": self._pending, "inspected": self._pending_inspected}
+    def commit(self, missed: Collection[str] = ()) -> None:
+        """All frames added are on the disk in every output but those ``missed``, which the next run inspects again.
+
+        Raises ``SinkFailed`` where that cannot be written.
+        """
+        written = [(frame, inspected) for frame, inspected in self._pending if frame not in missed]
+        if written:
+            names, count = [frame for frame, _ in written], sum(inspected for _, inspected in written)
+            entry = {"frames": names, "inspected": count}
             try:
                 self._file.append((json.dumps(entry) + "\n").encode())
             except OSError as exc:
@@ -132,10 +134,9 @@ class Journal:
                     f"the journal {self._file.path} cannot be written: {exc.strerror or exc}",
                     mend="make room, then give the same command again: it goes on where this run ended",
                 ) from exc
-            self.done.update(self._pending)
-            self.inspected += self._pending_inspected
-            self._pending.clear()
-            self._pending_inspected = 0
+            self.done.update(names)
+            self.inspected += count
+        self._pending.clear()
 
     def close(self) -> None:
         """Close the file; what was not committed is inspected again the next time. Twice is fine."""
@@ -192,10 +193,18 @@ def _standing(outputs: SinkSettings) -> dict[str, int]:
     if outputs.sqlite is not None:
         found["sqlite"] = 0
         if outputs.sqlite.exists():
-            with sqlite3.connect(outputs.sqlite) as connection:
-                found["sqlite"] = connection.execute("SELECT coalesce(max(id), 0) FROM verdicts").fetchone()[0]
-            connection.close()
+            found["sqlite"] = _select(outputs.sqlite, "SELECT coalesce(max(id), 0) FROM verdicts", [(0,)])[0][0]
     return found
+
+
+def _select(path: Path, query: str, without: Sequence[tuple[Any, ...]] = ()) -> Sequence[tuple[Any, ...]]:
+    """The rows of a query on the table of verdicts, or ``without`` where there is none yet."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'verdicts'").fetchone()
+            return connection.execute(query).fetchall() if tables else without
+    except sqlite3.Error as exc:
+        raise SinkFailed(f"{path} is no database that can be written: {exc}", mend="name another file") from exc
 
 
 def _whole_bytes(path: Path) -> int:

@@ -147,7 +147,7 @@ class LiveRun:
             try:
                 submit(slot, what)  # type: ignore[arg-type]  # a count, or the picked tiles
                 self._busy_since_s, self._busy_stage = time.monotonic(), stage
-                done = collect(slot, _left_s(until_ns, self._settings.hang_s))
+                done = self._wait(collect, slot, until_ns)
             except BackendFailed:
                 self._busy_since_s = None
                 if attempt == 2:
@@ -156,8 +156,25 @@ class LiveRun:
             if done:
                 self._busy_since_s = None
                 return
-            if _left_s(until_ns) == 0.0:
-                raise _Late
+            self._refuse_hang()
+            raise _Late
+
+    def _wait(self, collect: Callable[[Slot, float | None], bool], slot: Slot, until_ns: int | None) -> bool:
+        """Collect; False at the deadline, or when the backend hangs. A backend may return before its time is up."""
+        while True:
+            left_s = _left_s(until_ns, max(0.0, self._settings.hang_s - self._busy_s))
+            if collect(slot, left_s):
+                return True
+            if _left_s(until_ns) == 0.0 or self._busy_s >= self._settings.hang_s:
+                return False
+
+    @property
+    def _busy_s(self) -> float:
+        """How long the backend has worked on what the slot holds."""
+        return 0.0 if self._busy_since_s is None else time.monotonic() - self._busy_since_s
+
+    def _refuse_hang(self) -> None:
+        if self._busy_s >= self._settings.hang_s:
             raise BackendFailed(f"the backend has worked for {self._settings.hang_s:g} s on one frame")
 
     def _settle(self, backend: Backend, until_ns: int | None) -> bool:
@@ -166,13 +183,13 @@ class LiveRun:
             return True
         collect = backend.collect if self._busy_stage == 1 else backend.collect_picked
         try:
-            done = collect(self._slot, _left_s(until_ns, self._settings.hang_s))
+            done = self._wait(collect, self._slot, until_ns)
         except BackendFailed:  # of a frame that has its verdict; this one finds out for itself
             done = True
         if done:
             self._busy_since_s = None
-        elif time.monotonic() - self._busy_since_s > self._settings.hang_s:
-            raise BackendFailed(f"the backend has worked for {self._settings.hang_s:g} s on one frame")
+        else:
+            self._refuse_hang()
         return done
 
     def _slot_for(self, backend: Backend, tiles: int) -> Slot:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from lpcnet_edge.runtime.pipeline import Pipeline, Work
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 5.0
+_OPEN_S = 30.0
+"""The end of a run waits so long for a backend that is being opened: a process that ends in the midst of it is aborted
+by the library's own threads."""
 
 
 @dataclass(eq=False)
@@ -78,11 +81,11 @@ class Room:
         self._retry_at_s = 0.0
         self._lock = Lock()
         self._opening: Thread | None = None
-        self._closed = False
+        self._closed = Event()
 
     def ready(self) -> Backend | None:
         """The backend, or None while there is none."""
-        if self._backend is not None or self._closed:
+        if self._backend is not None or self._closed.is_set():
             return self._backend
         if self._background:
             with self._lock:
@@ -113,14 +116,16 @@ class Room:
     def close(self) -> None:
         """Close the backend; twice is fine."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             backend, self._backend = self._backend, None
+            opening = self._opening
         if backend is not None:
             backend.close()
+        if opening is not None:
+            opening.join(_OPEN_S)
 
     def _open_until_back(self) -> None:
-        while not self._closed and self._backend is None:
-            time.sleep(max(0.0, self._retry_at_s - time.monotonic()))
+        while self._backend is None and not self._closed.wait(max(0.0, self._retry_at_s - time.monotonic())):
             self._open_once()
         with self._lock:
             self._opening = None
@@ -135,7 +140,7 @@ class Room:
             self._retry_at_s = time.monotonic() + self._pause_s
             return
         with self._lock:
-            closed = self._closed
+            closed = self._closed.is_set()
             if not closed:
                 self._backend = backend
                 self.reopened += 1

@@ -11,10 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import numpy as np
 
 from lpcnet_edge.errors import SinkFailed
 from lpcnet_edge.runtime.journal import Journal
@@ -22,6 +24,7 @@ from lpcnet_edge.runtime.pipeline import Result
 from lpcnet_edge.runtime.session import Session
 from lpcnet_edge.runtime.sinks import Sinks
 from lpcnet_edge.runtime.sinks.appendfile import AppendFile
+from lpcnet_edge.runtime.sources.frame import Frame
 from lpcnet_edge.runtime.verdict_lines import to_json
 from lpcnet_edge.types import PartVerdict
 
@@ -36,6 +39,7 @@ _COMMIT_S, _COMMIT_FRAMES = 1.0, 1000
 _PARTS_S = 0.5
 _STEP = 0.01
 _PARTS_HELD = 100_000
+_NO_PIXELS = np.empty((0, 0), np.uint8)
 _UNINSPECTED = ("not inspected: ", "unreadable: ")
 
 
@@ -68,7 +72,7 @@ class Percentiles:
 
 @dataclass(slots=True)
 class Report:
-    """What a run came to. ``shown`` has the first ``SHOWN`` frames that did not pass.
+    """What a run came to. ``shown`` has the first ``SHOWN`` frames that did not pass, without their pixels.
 
     ``inspected`` counts frames that could be read and fit the settings, those that the journal had included.
     """
@@ -185,7 +189,7 @@ def run_session(
 
 def _commit(journal: Journal, sinks: Sinks) -> None:
     if sinks.flush(30.0):
-        journal.commit()
+        journal.commit({name for runner in sinks.runners for name in runner.missed or ()})
 
 
 def _count(report: Report, result: Result) -> bool:
@@ -195,7 +199,10 @@ def _count(report: Report, result: Result) -> bool:
     for stage, value in verdict.latency_ms.items():
         report.stage_ms[stage] += value  # type: ignore[assignment]  # a sum of milliseconds
     if verdict.outcome != "pass" and len(report.shown) < SHOWN:
-        report.shown.append(Result(result.item, verdict))
+        item = result.item
+        if isinstance(item, Frame):  # 20 of 8192 x 6000 px in colour would be 3 GB, held to the end
+            item = replace(item, pixels=_NO_PIXELS)
+        report.shown.append(Result(item, verdict))
     inspected = verdict.outcome == "pass" or not (verdict.reasons and verdict.reasons[0].startswith(_UNINSPECTED))
     report.inspected += inspected
     return inspected

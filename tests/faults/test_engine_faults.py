@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_bundle import frame_of, write_local
+from local_bundle import SIDE, frame_of, write_local
 from numpy.typing import NDArray
 
 from lpcnet_edge.backends.base import Backend, Slot
@@ -17,6 +17,7 @@ from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.backends.tuning import Tuning
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BackendFailed, MissingDevice
+from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.pipeline import Result
 from lpcnet_edge.runtime.session import Session
 from lpcnet_edge.runtime.settings import BulkSettings, LiveSettings, RunSettings
@@ -210,6 +211,44 @@ def test_a_slow_frame_is_rejected_at_its_deadline_not_after(bundle: Bundle) -> N
     assert any("busy with an earlier frame" in verdict.reasons[0] for verdict in late)
     assert session.reopened == 0
     assert is_right(results[-1])
+
+
+class Early(_Proxy):
+    """Waits for whole milliseconds, as a library may, and so returns before its time is up."""
+
+    def collect(self, slot: Slot, timeout_s: float | None = None) -> bool:
+        if timeout_s is None:
+            return self._real.collect(slot)
+        time.sleep(min(0.03, int(1e3 * timeout_s) / 1e3))
+        return timeout_s >= 0.03 and self._real.collect(slot)
+
+
+@pytest.mark.parametrize("deadline_ms", [10.7, 25.3])
+def test_a_late_frame_is_no_failure_of_the_engines(bundle: Bundle, deadline_ms: float) -> None:
+    faulty = Faulty(bundle, lambda call, number: False)
+    proxied: Any = faulty.open
+    faulty.open = lambda: Early(faulty, proxied()._real)  # type: ignore[method-assign]
+    results, session = run(faulty, True, RunSettings(live=LiveSettings(deadline_ms=deadline_ms)))
+    said = {result.verdict.reasons[0].partition(":")[0] for result in results}
+    assert said == {"late"}
+    assert session.reopened == 0
+    assert faulty.opened == 1
+
+
+def test_openvino_with_late_frames_stays_open(bundle: Bundle) -> None:
+    faulty = Faulty(bundle, lambda call, number: False)
+
+    def open_it() -> Backend:
+        faulty.opened += 1
+        return open_backend(bundle, "openvino", tuning=Tuning(1, batch=64), use_cache=False)
+
+    faulty.open = open_it  # type: ignore[method-assign]
+    frames = [frame_of(number, 700, 700) for number in range(40)]  # 841 tiles each, more than 20 ms of work
+    settings = RunSettings(gate="off", framing=Framing("tile", SIDE, 8), live=LiveSettings(deadline_ms=20.4, waiting=1))
+    with Session(bundle, [frames], settings, backend=faulty.open, live=True) as session:
+        reasons = [reason for result in session for reason in result.verdict.reasons]
+    assert not [reason for reason in reasons if reason.startswith("engine failed")]
+    assert faulty.opened == 1
 
 
 def test_a_hang_counts_as_a_failure(bundle: Bundle) -> None:

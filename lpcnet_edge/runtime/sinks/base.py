@@ -58,7 +58,8 @@ def record_line(item: Item, verdict: Verdict) -> dict[str, Any]:
     ``size_px`` is [width, height], null for a bad frame; ``taken_at`` is UTC, from the wall clock as it stands now.
     """
     size = list(item.size_px) if isinstance(item, Frame) else None
-    taken_s = (time.time_ns() - (time.monotonic_ns() - item.taken_ns)) / 1e9
+    ago_ns = max(0, time.monotonic_ns() - item.taken_ns)  # as in latencies: a clock that runs ahead counts as now
+    taken_s = (time.time_ns() - ago_ns) / 1e9
     taken_at = datetime.fromtimestamp(taken_s, timezone.utc).isoformat(timespec="milliseconds")
     return {
         **to_json(verdict),

@@ -13,12 +13,15 @@ from lpcnet_edge.errors import LpcnetError, SinkFailed
 from lpcnet_edge.runtime.sinks.base import Sink
 from lpcnet_edge.runtime.sinks.lines import JsonlSink
 from lpcnet_edge.runtime.sinks.settings import DeliverySettings
-from lpcnet_edge.runtime.sources.frame import Item
+from lpcnet_edge.runtime.sources.frame import Frame, Item
 from lpcnet_edge.types import ClassMap, Verdict
 
 log = logging.getLogger(__name__)
 
 _Record: TypeAlias = tuple[Item, Verdict, ClassMap | None]
+
+_QUEUE_BYTES = 256 << 20
+"""Beyond one record, no more wait than take this: 64 of 8192 x 6000 px with their maps would be 6 GB."""
 
 
 class SinkRunner:
@@ -48,11 +51,14 @@ class SinkRunner:
         self.durable = sink.durable
         self.failure = ""
         """Why the sink fails at present, empty while it works."""
+        self.missed: set[str] | None = None
+        """Names of the records that count as missing in the error at the end; None: they are not kept."""
         self._on_written = on_written
         self._changed = threading.Condition()
         self._counts: Counter[str] = Counter(written=0, spilled=0, dropped=0, lost=0, retries=0)
         # A record's way: the queue, in hand, held by the sink.
         self._queue: deque[_Record] = deque()
+        self._bytes = 0
         self._in_hand = ""
         self._held: deque[str] = deque()
         self._held_since_s = 0.0
@@ -81,10 +87,12 @@ class SinkRunner:
                 self._miss("lost", [item.name])
                 return
             waits = rule.when_full == "block" and not self._stalled
-            if waits and len(self._queue) >= rule.queue_records:
-                self._changed.wait_for(lambda: len(self._queue) < rule.queue_records, rule.longest_wait_s)
-            if len(self._queue) < rule.queue_records:
-                self._queue.append((item, verdict, classes))
+            record = item, verdict, classes
+            if waits and not self._has_room(record):
+                self._changed.wait_for(lambda: self._has_room(record), rule.longest_wait_s)
+            if self._has_room(record):
+                self._queue.append(record)
+                self._bytes += _size(record)
                 self._changed.notify_all()
                 return
             if waits:
@@ -131,7 +139,7 @@ class SinkRunner:
         try:
             while not self._step():
                 pass
-        except Exception as exc:  # on_written, or a fault of ours: the line goes on, and the end says so
+        except BaseException as exc:  # on_written, or a fault of ours: the line goes on, and the end says so
             log.exception("sink %s", self.sink.name)
             with self._changed:
                 self._dead = True
@@ -148,6 +156,7 @@ class SinkRunner:
                 return True
             record = self._queue.popleft() if self._queue else None
             if record is not None:
+                self._bytes -= _size(record)
                 self._in_hand = record[0].name
                 self._stalled = False
                 self._changed.notify_all()
@@ -165,6 +174,10 @@ class SinkRunner:
         if self._spill is not None:
             self._spill.close()
         return True
+
+    def _has_room(self, record: _Record) -> bool:
+        few = not self._queue or self._bytes + _size(record) <= _QUEUE_BYTES
+        return few and len(self._queue) < self.settings.queue_records
 
     def _is_due(self) -> bool:
         """Whether to flush now."""
@@ -187,7 +200,7 @@ class SinkRunner:
         before = self.sink.pending
         try:
             self.sink.write(item, verdict, classes)
-        except Exception as exc:  # a callback or an encoder: this record's fault, not the sink's
+        except BaseException as exc:  # a callback (even its sys.exit) or an encoder: this record's fault
             with self._changed:
                 self._in_hand = ""
                 self._last_failure = f"{item.name}: {type(exc).__name__}: {exc}"
@@ -269,6 +282,8 @@ class SinkRunner:
     def _miss(self, counter: str, names: Sequence[str]) -> None:
         if names:
             self._counts[counter] += len(names)
+            if self.missed is not None and (counter == "lost" or self.durable):
+                self.missed.update(names)
             self._first_missed = self._first_missed or names[0]
             self._last_missed = names[-1]
 
@@ -286,3 +301,9 @@ class SinkRunner:
             raise SinkFailed(
                 f"{self.sink.name}: {spill}{why}", mend="make room, then add the spilled lines to the rest"
             )
+
+
+def _size(record: _Record) -> int:
+    """Bytes of its arrays."""
+    item, _, classes = record
+    return (item.pixels.nbytes if isinstance(item, Frame) else 0) + (0 if classes is None else classes.nbytes)

@@ -16,7 +16,7 @@ class DeliverySettings:
     Attributes
     ----------
     queue_records
-        Verdicts (with their pixels) that wait for one sink.
+        Verdicts (with their pixels) that wait for one sink; fewer, down to one, of more than 256 MB in all.
     when_full
         ``block``: the line waits for a slow sink; ``drop``: the newest is left out and counted.
     longest_wait_s

@@ -26,7 +26,8 @@ from lpcnet_edge.types import Image
 log = logging.getLogger(__name__)
 
 PartNamer: TypeAlias = Callable[[str, int], str]
-"""(frame's name, sequence) -> part id, called once per item in order: a PLC's, a barcode's, a trigger counter's."""
+"""(frame's name, sequence) -> part id, called once per item in order: a PLC's, a barcode's, a trigger counter's.
+Where it raises, the frame is a bad frame, whose part has the frame's name."""
 
 Raw: TypeAlias = tuple[str, Image | str | None, int]
 """A frame's own name (empty: numbered), its pixels, why there are none, or None to leave it out; ``taken_ns``."""
@@ -104,7 +105,11 @@ class Source(ABC):
     def _item(self, name: str, what: Image | str, taken_ns: int, sequence: int) -> Item:
         part = name
         if self._part_id is not None:
-            part = self._part_id(name, sequence)
+            try:
+                part = self._part_id(name, sequence)
+            except Exception as exc:  # a PLC that does not answer costs this frame, not the camera
+                if not isinstance(what, str):
+                    what = f"its part is not known: {type(exc).__name__}: {exc}"
         elif self._pattern is not None:
             match = self._pattern.search(name)
             found = match["part" if "part" in self._pattern.groupindex else 1] if match else None
@@ -220,6 +225,7 @@ class LiveSource(Source):
                     return
         except Exception as exc:  # whatever it is, the reader must hear of it
             self._error = exc
+            log.error("source %s ended: %s", self.name, exc)  # who reads several hears of it only at their end
             self._disconnect()
         finally:
             with self._changed:

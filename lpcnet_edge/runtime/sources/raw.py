@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.errors import UsageError
+from lpcnet_edge.errors import BadInput, UsageError
 from lpcnet_edge.runtime.sources.base import PartNamer, Raw, Source, now_ns
 from lpcnet_edge.runtime.sources.frame import BadFrame, Frame, Item
 from lpcnet_edge.runtime.sources.settings import SourceSettings
@@ -34,7 +34,10 @@ class StdinSource(Source):
         self._shape = (height, width) if depth == 1 else (height, width, depth)
 
     def _read(self) -> Iterator[Raw]:
-        handle = sys.stdin.fileno()
+        try:
+            handle = sys.stdin.fileno()
+        except (AttributeError, OSError, ValueError) as exc:  # None, no file, closed
+            raise BadInput("standard input is closed", mend="pipe the frames into it") from exc
         while not self._stopped.is_set():
             buffer: NDArray[np.uint8] = np.empty(self._shape, np.uint8)
             got, taken_ns = self._fill(handle, buffer.data.cast("B"))

@@ -15,6 +15,7 @@ from lpcnet_edge.runtime.sources.settings import SourceSettings
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 _OPEN_MS, _READ_MS = 5000, 5000
+_UNDECODED = "OpenCV could not decode the frame: {}"
 _V4L2_FAILURES = 10  # reads in a row that fail before a device counts as lost
 
 
@@ -43,7 +44,11 @@ class VideoSource(Source):
         try:
             while not self._stopped.is_set():
                 taken_ns = now_ns()
-                got, pixels = self._capture.read()
+                try:
+                    got, pixels = self._capture.read()
+                except cv2.error as exc:
+                    yield "", _UNDECODED.format(exc.err or exc), taken_ns
+                    break
                 if not got:
                     break
                 count += 1
@@ -87,7 +92,11 @@ class StreamSource(LiveSource):
         assert self._capture is not None
         failures = 0
         while not self._stopped.is_set():
-            got, pixels = self._capture.read()
+            try:
+                got, pixels = self._capture.read()
+            except cv2.error as exc:  # such as an empty JPEG of a USB camera: the line goes on
+                got = False
+                yield "", _UNDECODED.format(exc.err or exc), now_ns()
             taken_ns = now_ns()
             if got:
                 failures = 0
