@@ -17,7 +17,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """
     content = data.encode() if isinstance(data, str) else data
     try:
-        if path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file()):
+        if _is_device(path.absolute()) or (path.exists() and not path.is_file()):
             with path.open("ab") as stream:
                 stream.write(content)
         else:
@@ -27,6 +27,11 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         if exc.errno is not None:
             exc.filename, exc.filename2 = str(path), None  # that of the temporary file says nothing
         raise
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path is below ``/dev``, but for shared memory, which holds files."""
+    return path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm")
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -397,6 +397,21 @@ def test_check_and_predict(frames: Path, weights: Path, tmp_path: Path, capsys: 
     assert (tmp_path / "results" / "verdicts.jsonl").exists()
 
 
+def test_check_tells_of_images_that_the_weights_were_trained_on(
+    frames: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Figures on them are better than on any new part, and look like any others."""
+    from lpcnet_edge.datasets import open_dataset
+
+    data = open_dataset(frames)
+    card = weights.with_suffix(".yaml")
+    for digest, told in ((data.digest(), True), ("another", False)):
+        card.write_text(f"data: {{name: {data.name}, digest: '{digest}', folds: []}}\n")
+        assert main(["check", "--weights", str(weights), "--data", str(frames), "--json"]) == 0
+        said = capsys.readouterr().err
+        assert ("warning: " in said) == (f"trained on just these images of {data.name}" in said) == told
+
+
 def test_train_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "tiny.yaml"
     sampling = "sampling: {batch: 2, crop_px: 32, drawn: {gap: pit, crak: crack}, paste_in_place: [fray]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_atomically(Path("/dev/full"), "text")
     assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no shared memory to write files to")
+def test_files_in_shared_memory_are_files() -> None:
+    """It lies below /dev and is a file system as any other: a cache or a run's folder may well be there."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        target = Path(folder) / "run" / "checkpoint"
+        write_atomically(target, "first")
+        write_atomically(target, "second")
+        assert target.read_text() == "second"
 
 
 @pytest.mark.parametrize("name", ["folder", "file/below"])

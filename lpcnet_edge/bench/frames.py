@@ -142,7 +142,8 @@ def _from_dataset(bundle: Bundle, data: Dataset, folder: Path, count: int) -> Fr
 
 
 def _from_folder(bundle: Bundle, data: Path, count: int) -> Frames:
-    paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = (path for path in data.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in found if not path.name.startswith(".") and path.is_file())
     if not paths:
         raise BadData(f"{data} holds no images", mend=f"give a dataset, or a folder of {', '.join(IMAGE_SUFFIXES)}")
     chosen = [paths[index] for index in _spread(len(paths), count)]

@@ -33,11 +33,11 @@ from lpcnet_edge.build.restore import Step, kept_sensitivity, multiply_adds, res
 from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
 from lpcnet_edge.build.splits import trained_on
 from lpcnet_edge.bundle.cache import cache_root
-from lpcnet_edge.bundle.manifest import Manifest, StageSpec
+from lpcnet_edge.bundle.manifest import Manifest, StageSpec, check_bundle_name
 from lpcnet_edge.bundle.model import tensor_specs
 from lpcnet_edge.bundle.write import check_out, write_bundle
 from lpcnet_edge.datasets.remembered import Remembered
-from lpcnet_edge.errors import BadData, BuildFailed
+from lpcnet_edge.errors import BadData, BuildFailed, UsageError
 from lpcnet_edge.network.weights import load_network, weights_path
 from lpcnet_edge.types import Dataset, Segmenter
 
@@ -77,12 +77,15 @@ def build_bundle(
         Parity with torch is broken, or no INT8 form decides as float did.
     BadData
         The calibration set is refused by lint, or its images have other channels than the network takes.
+    UsageError
+        No bundle may be called as ``out`` is.
     And whatever reading weights, data and bundle raises.
     """
     watch = _Watch(progress)
     progress = watch
     progress("loading", 0, 1)
     check_out(out, sign_with=settings.sign_with)  # before an hour's work, not after it
+    _check_name(out)
     network = load_network(weights)
     settings.rules.check_classes(network.classes)
     if calibration_data.channels != network.channels:
@@ -177,6 +180,13 @@ def build_bundle(
     return BuildResult(
         bundle, report, sum(phases.values()), rss, phases, keep_float, tuple(note for note in notes if note)
     )
+
+
+def _check_name(out: Path) -> None:
+    try:
+        check_bundle_name(out.name)
+    except ValueError as exc:
+        raise UsageError(f"{out}: {exc}", mend="give another --out: the folder's name becomes the bundle's") from exc
 
 
 class _Watch:

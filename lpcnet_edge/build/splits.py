@@ -41,7 +41,7 @@ def split(dataset: Dataset, weights: str | Path, check_folds: Sequence[str] | No
     """Divide a dataset: by its folds where it has them, else by physical part.
 
     The check folds are those named, else those that the weights' card says were not trained on. Parts of the rest that
-    look like one of the check are left out of calibration.
+    look like one of the check are left out of calibration. Raises ``BadData`` where nothing to check on has a defect.
     """
     folds = known_values(dataset, "fold")
     if not folds:
@@ -54,17 +54,21 @@ def split(dataset: Dataset, weights: str | Path, check_folds: Sequence[str] | No
                 f"{dataset.name} has {len({e.part for e in dataset.entries})} parts, too few to calibrate and to check",
                 mend="give the images to check with --check-data",
             )
-        check = dataset.select(rest)
+        check = _measurable(dataset.select(rest))
         calibration, left_out = _apart(dataset.select(kept), check, progress)
         return Splits(calibration, check, f"check on a quarter of the parts{left_out}")
     chosen = set(check_folds or _untrained(weights, folds))
-    check = with_fold(dataset, chosen)
+    check = _measurable(with_fold(dataset, chosen))
     calibration, left_out = _apart(without_fold(dataset, chosen), check, progress)
     return Splits(calibration, check, f"check on fold {', '.join(sorted(chosen))}{left_out}")
 
 
 def split_from(dataset: Dataset, check: Dataset, name: str, progress: Progress) -> Splits:
-    """Calibrate with one dataset and check on another; raises ``BadData`` where they show the same images or parts."""
+    """Calibrate with one dataset and check on another.
+
+    Raises ``BadData`` where they show the same images or parts, or nothing to check on has a defect.
+    """
+    _measurable(check)
 
     def told(phase: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(phase, done, total)
@@ -94,6 +98,17 @@ def _apart(calibration: Dataset, check: Dataset, progress: Progress) -> tuple[Da
     return calibration, f"; {len(dropped)} parts that look like one of it do not calibrate" if dropped else ""
 
 
+def _measurable(check: Dataset) -> Dataset:
+    """The data to check on, unless every candidate would hold on them: one that sees no defect anywhere, too."""
+    if not any(entry.label for entry in check.entries):
+        raise BadData(
+            f"none of the {len(check.entries)} images of {check.name} to check on has a defect, so that a network that "
+            "sees none would pass",
+            mend="name images with defects: as --check-data or, where the data has folds, by --check-fold",
+        )
+    return check
+
+
 def _is_check(part: str) -> bool:
     return int.from_bytes(hashlib.sha256(part.encode()).digest()[:4], "big") % CHECK_SHARE == 0
 
@@ -101,7 +116,7 @@ def _is_check(part: str) -> bool:
 def trained_on(weights: str | Path) -> dict[str, Any]:
     """What the card beside the weights says of the images that they were trained on: ``data``, ``digest``, ``folds``.
 
-    Empty where there is no card, or none that can be read.
+    Empty where there is no card, none that can be read, or only one that states the SHA-256 of other weights.
     """
     path = weights_path(weights)
     for candidate in (path.with_suffix(".yaml"), path.with_name("card.yaml")):
@@ -110,6 +125,10 @@ def trained_on(weights: str | Path) -> dict[str, Any]:
                 card: Any = load_yaml(candidate)
             except LpcnetError:
                 continue
+            about = card.get("weights") if isinstance(card, dict) else None
+            stated = about.get("sha256") if isinstance(about, dict) else None
+            if stated is not None and stated != hashlib.sha256(path.read_bytes()).hexdigest():
+                continue  # the card of a file that stood here before, or stands beside this one
             data = card.get("data") if isinstance(card, dict) else None
             if not isinstance(data, dict):
                 return {}
@@ -119,6 +138,7 @@ def trained_on(weights: str | Path) -> dict[str, Any]:
 
 
 def _untrained(weights: str | Path, folds: Sequence[str]) -> list[str]:
-    """The folds that the weights' card does not list, or the first one where there is no card."""
-    trained = trained_on(weights).get("folds")
-    return [fold for fold in folds if fold not in trained] or [folds[0]] if trained else [folds[0]]
+    """The folds that the weights' card does not list, or the first one where it lists none of these, or all."""
+    trained = trained_on(weights).get("folds", ())
+    left = [fold for fold in folds if fold not in trained]
+    return left if 0 < len(left) < len(folds) else [folds[0]]

@@ -172,8 +172,7 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {self.schema_version}; this toolkit writes {SCHEMA_VERSION}")
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"'{shown(self.name)}' is no name of a bundle (up to 64 letters, digits, '_', '.', '-')")
+        check_bundle_name(self.name)
         if not 2 <= len(self.classes) <= 255:
             raise ValueError(f"{len(self.classes)} classes; there are 2 (background and a defect) to 255")
         for name in self.classes:
@@ -209,6 +208,15 @@ class Manifest:
             if spec.file not in self.files:
                 mend = suggest(spec.file, [name for name in self.files if name.endswith(".onnx")] or ["no .onnx file"])
                 raise BadConfig(f"the stage '{stage}' names '{spec.file}', which is not among the files", mend=mend)
+
+
+def check_bundle_name(name: str) -> None:
+    """Raise ``ValueError`` unless a bundle may be called so."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"'{shown(name)}' is no name of a bundle (up to 64 letters, digits, '_', '.', '-', the first a letter or "
+            "digit)"
+        )
 
 
 def check_plain(value: object, where: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import time
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -145,7 +147,7 @@ def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(bundle.read(GOLDEN_FILE)), allow_pickle=False) as content:
             golden = {name: content[name] for name in _NAMES}
-    except (ValueError, KeyError, OSError, EOFError) as exc:
+    except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as exc:
         raise BadBundle(f"{bundle.path}: {GOLDEN_FILE} cannot be used: {exc}", mend="build the bundle again") from exc
     side, count = bundle.manifest.tile_px, len(golden["tiles"])
     planes = (count, side, side)
@@ -160,6 +162,10 @@ def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
             raise BadBundle(
                 f"{bundle.path}: '{name}' in {GOLDEN_FILE} has the shape {golden[name].shape}, {shape} was expected",
                 mend="build the bundle again",
+            )
+        if golden[name].dtype != (np.float32 if name == "score" else np.uint8):
+            raise BadBundle(
+                f"{bundle.path}: '{name}' in {GOLDEN_FILE} is of {golden[name].dtype}", mend="build the bundle again"
             )
     return golden
 

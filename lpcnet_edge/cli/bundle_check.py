@@ -13,6 +13,7 @@ from lpcnet_edge.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from lpcnet_edge.check.limits import Limits
+    from lpcnet_edge.types import Dataset
 
 _BACKEND_HELP = (
     "openvino, onnxruntime, tensorrt, tensorrt-rtx, torch-cuda, or canonical (the bundle's own files, unoptimised); "
@@ -72,6 +73,8 @@ def run_bundle_check(args: argparse.Namespace) -> int:
 
         refuse_project_folders(args.html)
     dataset = open_data(args, args.fold)
+    weights = bundle.manifest.provenance.get("weights")
+    warn_of_training(dataset, weights.get("trained_on") if isinstance(weights, dict) else None)
     with phases() as progress:
         found = check_bundle(
             bundle,
@@ -103,6 +106,18 @@ def run_bundle_check(args: argparse.Namespace) -> int:
     for row in report["limits_broken"]:
         _say(row["message"] + "".join(f"; {cause}" for cause in row["causes"]), row["try"])
     return CheckFailed.exit_code if report["limits_broken"] else 0
+
+
+def warn_of_training(dataset: Dataset, trained: object) -> None:
+    """Say it where the weights' card, ``trained``, has images of the dataset among those that it names."""
+    from lpcnet_edge.datasets.selection import trained_among
+
+    if which := trained_among(dataset, trained):
+        print(
+            f"warning: the weights' card says that they were trained on {which}: new parts are not decided as well\n"
+            "mend: check on parts that were held out, such as --fold N",
+            file=sys.stderr,
+        )
 
 
 def run_selftest(args: argparse.Namespace) -> int:

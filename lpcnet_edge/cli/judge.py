@@ -71,9 +71,11 @@ def run_check(args: argparse.Namespace) -> int:
     if args.weights is None:
         raise UsageError("neither a bundle nor --weights is given", mend="check BUNDLE --data DATA")
     bundle_check.refuse_options(args)
+    from lpcnet_edge.build.splits import trained_on
     from lpcnet_edge.check.evaluate import evaluate
 
     dataset, rules = open_data(args, args.fold), open_rules(args)
+    bundle_check.warn_of_training(dataset, trained_on(args.weights))
     with progress_bar("checking") as progress:
         found = evaluate(
             _open_segmenter(args), dataset, batch=args.batch, rules=rules, strata=args.stratum, progress=progress

@@ -35,8 +35,8 @@ class Region:
 
     @property
     def area(self) -> float:
-        """Area in px2, overlaps of its polygons counted twice."""
-        return sum(self.counts[1::2]) + sum(regions.polygon_area(polygon) for polygon in self.polygons)
+        """Area in px2, overlaps of its polygons counted twice; a polygon, however thin, marks a pixel or more."""
+        return sum(self.counts[1::2]) + sum(max(regions.polygon_area(polygon), 1.0) for polygon in self.polygons)
 
 
 @dataclass(frozen=True, slots=True)

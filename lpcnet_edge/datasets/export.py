@@ -14,6 +14,7 @@ import cv2
 from numpy.typing import NDArray
 
 from lpcnet_edge.config import dump_yaml
+from lpcnet_edge.datasets.folder import check_names
 from lpcnet_edge.errors import BadInput, UsageError
 from lpcnet_edge.types import Dataset, Entry
 
@@ -35,11 +36,14 @@ def write_folder(dataset: Dataset, out: Path, *, progress: Callable[[int, int], 
     ------
     UsageError
         ``out`` holds something already.
+    BadConfig
+        A class has a name that ``classes.yaml`` cannot hold.
     BadInput
         ``out`` cannot be written to. What ``dataset.read`` raises passes through.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} holds something already", mend="choose another folder, or remove that one")
+    check_names(dataset.classes)
     growing = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(growing, ignore_errors=True)

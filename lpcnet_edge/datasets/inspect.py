@@ -80,7 +80,8 @@ def inspect_dataset(dataset: Dataset, splits: str = "fold") -> list[Finding]:
     Parameters
     ----------
     splits
-        The stratum by which training and test are told apart. Entries without it are compared with none.
+        The stratum by which training and test are told apart. Entries without it are compared with none, but for
+        those of their own part: all of a part have it, or none.
     """
     looks, findings = look_at(dataset)
     return findings + compare(looks, splits)
@@ -191,11 +192,11 @@ def _duplicates(looks: Sequence[Look], splits: str) -> list[Finding]:
 def _parts_across(looks: Sequence[Look], splits: str) -> list[Finding]:
     parts: dict[str, list[Entry]] = defaultdict(list)
     for look in looks:
-        if splits in look.entry.strata:
-            parts[look.entry.part].append(look.entry)
+        parts[look.entry.part].append(look.entry)
     findings = []
     for part, entries in parts.items():
-        sides = sorted({entry.strata[splits] for entry in entries})
+        # What has no fold is in none that is left out, so that it trains beside the rest of its part.
+        sides = sorted({entry.strata.get(splits, "(none)") for entry in entries})
         if len(sides) > 1:
             findings.append(
                 Finding(

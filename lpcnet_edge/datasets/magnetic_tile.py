@@ -107,7 +107,8 @@ def _derived(root: Path) -> list[Record]:
     """Records of the original layout: tiles from the file numbers, folds dealt by tile."""
     found: list[tuple[str, Path, int, int]] = []
     for folder in FOLDERS:
-        images = sorted((root / folder / "Imgs").glob("*.jpg"))
+        files = (root / folder / "Imgs").glob("[!.]*")
+        images = sorted(path for path in files if path.suffix.lower() == ".jpg")
         if not images:
             raise BadData(f"no .jpg in {root / folder / 'Imgs'}", mend="give the root of a complete Magnetic Tile copy")
         for image in images:

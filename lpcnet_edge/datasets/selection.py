@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from lpcnet_edge.errors import UsageError
 from lpcnet_edge.types import Dataset, Entry
@@ -42,6 +42,19 @@ def without_fold(dataset: Dataset, folds: str | Collection[str]) -> Dataset:
 def known_values(dataset: Dataset, key: str) -> list[str]:
     """The values of one stratum that occur in the dataset, sorted."""
     return sorted({entry.strata[key] for entry in dataset.entries if key in entry.strata})
+
+
+def trained_among(dataset: Dataset, trained: object) -> str:
+    """Which of the images weights were trained on, in words, as their card has it; "" where none is known to be.
+
+    ``trained`` is a mapping with ``data``, ``digest`` and ``folds``; anything else tells nothing.
+    """
+    if not isinstance(trained, Mapping) or trained.get("data") != dataset.name:
+        return ""
+    both = sorted(set(known_values(dataset, "fold")) & set(trained.get("folds") or ()))
+    if both:
+        return f"fold {', '.join(both)} of {dataset.name}"
+    return f"just these images of {dataset.name}" if trained.get("digest") == dataset.digest() else ""
 
 
 def _matching(dataset: Dataset, accept: Callable[[Entry], bool]) -> Dataset:

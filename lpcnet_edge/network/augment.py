@@ -144,11 +144,14 @@ class Patch:
 
 
 def lift(image: Image, mask: ClassMap, margin_px: int = 6) -> Patch | None:
-    """Take the defect of a tile off its surface: the ratio of the tile to itself with the defect painted over."""
-    if not mask.any():
-        return None
+    """Take the defect of a tile off its surface: the ratio of the tile to itself with the defect painted over.
+
+    None where there is no defect, or nothing around it to paint it over with.
+    """
     side = 2 * margin_px + 1
     wide = cv2.dilate((mask > 0).astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    if not wide.any() or wide.all():
+        return None
     clean = cv2.inpaint(image, wide, 3, cv2.INPAINT_TELEA)
     ratio = (image.astype(np.float32) + _DARK) / (clean.astype(np.float32) + _DARK)
     feather = cv2.GaussianBlur(wide.astype(np.float32), (0, 0), margin_px / 3)

@@ -15,6 +15,7 @@ from lpcnet_edge.bundle.manifest import GateSpec, Manifest
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.bundle.write import write_bundle
 from lpcnet_edge.config import to_mapping
+from lpcnet_edge.datasets.selection import trained_among
 from lpcnet_edge.errors import BadData, UsageError
 from lpcnet_edge.metrics.conformal import GateCalibration, calibrate_gate
 from lpcnet_edge.runtime.framing import Framing, count_defect_px, plan_tiles, write_tiles
@@ -92,15 +93,8 @@ def seen_in_training(bundle: Bundle, dataset: Dataset) -> str:
     nothing about new parts.
     """
     weights = bundle.manifest.provenance.get("weights")
-    trained = weights.get("trained_on") if isinstance(weights, dict) else None
-    if not isinstance(trained, dict) or trained.get("data") != dataset.name:
-        return ""
-    here = {entry.strata.get("fold", "") for entry in dataset.entries}
-    both = sorted(here & set(trained.get("folds") or ()))
-    if not both and trained.get("digest") != dataset.digest():
-        return ""
-    which = f"fold {', '.join(both)} of {dataset.name}" if both else f"just these images of {dataset.name}"
-    return (
+    which = trained_among(dataset, weights.get("trained_on") if isinstance(weights, dict) else None)
+    return which and (
         f"the weights' card says that they were trained on {which}; scores are better there than on new parts, for "
         "which nothing is promised then"
     )

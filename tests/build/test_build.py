@@ -171,6 +171,16 @@ def test_what_would_fail_at_the_end_fails_at_the_beginning(
     assert not (tmp_path / "cache" / "exports").exists()
 
 
+@pytest.mark.parametrize("name", ["my bundle", "Prüfung", "-x", "x" * 65])
+def test_a_folder_that_no_bundle_may_be_called_as_is_refused_at_the_beginning(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    assert main(["build", "--weights", "carbon-fabric", "--out", str(tmp_path / name)]) == 2
+    assert "is no name of a bundle" in capsys.readouterr().err
+    assert not (tmp_path / "cache" / "exports").exists()
+
+
 def test_float_builds_have_no_int8_in_them(workshop: Workshop, tmp_path: Path) -> None:
     fp32 = workshop.build(tmp_path / "fp32", "--fp32", "--backend", "onnxruntime")
     fp16 = workshop.build(tmp_path / "fp16", "--fp16", "--max-drop", "5")

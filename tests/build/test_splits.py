@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from calibration_data import surface, write_tiles
 from dataset_files import write_image
 
 from lpcnet_edge.build.lint_sources import look_at_dataset
-from lpcnet_edge.build.splits import Splits, generated_splits, split, split_from
+from lpcnet_edge.build.splits import Splits, generated_splits, split, split_from, trained_on
 from lpcnet_edge.datasets import open_dataset
 from lpcnet_edge.errors import BadData, UsageError
 from lpcnet_edge.types import Dataset
@@ -58,6 +59,23 @@ def test_the_folds_that_were_not_trained_on_check(tiles: Path, tmp_path: Path) -
         (tmp_path / "own.yaml").write_text(card + "\n")
         found = split(open_dataset(str(tiles)), weights, None, silent)
         assert {entry.strata["fold"] for entry in found.check.entries} == wanted
+
+
+def test_weights_of_data_with_other_folds_tell_nothing_of_these(tiles: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "own.safetensors"
+    weights.write_bytes(b"")
+    (tmp_path / "own.yaml").write_text("data: {name: elsewhere, folds: [a, b]}\n")
+    found = split(open_dataset(str(tiles)), weights, None, silent)
+    assert {entry.strata["fold"] for entry in found.check.entries} == {"1"}
+
+
+def test_the_card_of_other_weights_tells_nothing_of_these(tmp_path: Path) -> None:
+    """Two trainings in one folder, or a file replaced without its card: that says where *those* were trained."""
+    (tmp_path / "own.safetensors").write_bytes(b"these")
+    for content, folds in ((b"those", []), (b"these", ["1", "2"])):
+        stated = hashlib.sha256(content).hexdigest()
+        (tmp_path / "card.yaml").write_text(f"weights: {{sha256: {stated}}}\ndata: {{name: x, folds: ['1', '2']}}\n")
+        assert trained_on(tmp_path / "own.safetensors").get("folds", []) == folds
 
 
 def test_a_part_that_looks_like_one_of_the_check_does_not_calibrate(tiles: Path, tmp_path: Path) -> None:
@@ -113,6 +131,26 @@ def test_shots_of_one_part_that_nobody_grouped_stay_together_by_their_looks(tmp_
     found = split(open_dataset(str(tmp_path)), "carbon-fabric", None, silent)
     assert_apart(found)
     assert "look like one of it do not calibrate" in found.note
+
+
+def test_a_check_without_a_defect_is_refused(tmp_path: Path) -> None:
+    """On free images alone a network that has gone blind decides no worse than float, or even better."""
+    dataset = open_dataset(str(folder(tmp_path, 40)))
+    shown = parts(split(dataset, "carbon-fabric", None, silent).check)
+    for path in (tmp_path / "masks").iterdir():
+        if path.name.split("_")[0] in shown:
+            write_image(path, np.zeros((64, 64), np.uint8))
+    spoiled = open_dataset(str(tmp_path))
+    with pytest.raises(BadData, match=f"none of the {2 * len(shown)} images of .* to check on has a defect"):
+        split(spoiled, "carbon-fabric", None, silent)
+    free = spoiled.select([i for i, entry in enumerate(spoiled.entries) if not entry.label])
+    with pytest.raises(BadData, match="to check on has a defect"):
+        split_from(dataset, free, "free", silent)
+    (tmp_path / "classes.yaml").write_text("names: [background, crack]\n")
+    rows = [f"{p.name},{p.name},{1 + (p.name.split('_')[0] in shown)}" for p in (tmp_path / "images").iterdir()]
+    (tmp_path / "parts.csv").write_text("\n".join(["image,part,fold", *rows]) + "\n")
+    with pytest.raises(BadData, match="to check on has a defect"):
+        split(open_dataset(str(tmp_path)), "carbon-fabric", ["2"], silent)
 
 
 def test_too_few_parts_are_told(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.check.layers import layer_table
 from lpcnet_edge.check.opening import REFERENCE_FILES, open_reference
 from lpcnet_edge.cli import main
+from lpcnet_edge.datasets import open_dataset
 
 DATA = "carbon-fabric:count=20,seed=77,size=128"
 LIMITS = ("--max-drop", "3", "--max-new-escapes", "0")
@@ -140,6 +141,16 @@ def test_what_is_spoiled_is_caught_with_its_own_sentence(
             assert advice in row["try"]
     assert len(said[1]["causes"]) == 1, said[1]["causes"]
     jsonschema.Draft202012Validator(SCHEMA).validate(said[1])
+
+
+def test_images_that_the_weights_were_trained_on_are_told(good: Bundle, check: Check, tmp_path: Path) -> None:
+    trained = {"data": "carbon-fabric", "digest": open_dataset(DATA).digest(), "folds": []}
+    weights = {**good.manifest.provenance["weights"], "trained_on": trained}
+    seen = rewritten(good, tmp_path / "seen", provenance={**good.manifest.provenance, "weights": weights})
+    for bundle, told in ((seen, True), (good, False)):
+        code, _, err = check(bundle)
+        assert code == 0
+        assert ("trained on just these images of carbon-fabric" in err) == told
 
 
 def test_a_changed_scale_breaks_the_check_whatever_it_costs(good: Bundle, check: Check, tmp_path: Path) -> None:

@@ -64,6 +64,14 @@ def test_every_file_gets_a_verdict_and_an_unreadable_one_is_a_reject(folder: Pat
     assert steps == [(2, 4), (4, 4)]
 
 
+def test_hidden_files_and_folders_are_no_images(folder: Path) -> None:
+    """As for ``run``: macOS leaves ``._a.png`` beside ``a.png`` on a stick, which is no part to reject."""
+    before = [row.name for row in predict_images(Reader(), [folder])]
+    (folder / "._a.png").write_bytes(b"\0\5\x16\7")
+    (folder / "more.png").mkdir()
+    assert [row.name for row in predict_images(Reader(), [folder])] == before
+
+
 def test_rules_decide(folder: Path) -> None:
     rows = predict_images(Reader(), [folder / "a.png"], Rules(ClassRule(min_area_px=31)))
     assert [row.verdict.outcome for row in rows] == ["pass"]

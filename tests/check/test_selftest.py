@@ -103,6 +103,18 @@ def test_a_bundle_without_usable_golden_tiles(good: Bundle, tmp_path: Path) -> N
         run_selftest(good, "null")
 
 
+def test_damaged_golden_tiles_are_refused(good: Bundle, tmp_path: Path) -> None:
+    """A zip file without its directory, one whose data do not inflate, and numbers of another type."""
+    whole = good.read(GOLDEN_FILE)
+    flipped = bytearray(whole)
+    flipped[200:260] = bytes(byte ^ 0xFF for byte in flipped[200:260])
+    for name, data in (("cut", whole[:-100]), ("flipped", bytes(flipped))):
+        with pytest.raises(BadBundle, match="cannot be used"):
+            run_selftest(rewritten(good, tmp_path / name, {GOLDEN_FILE: data}))
+    with pytest.raises(BadBundle, match=r"'classes' in .* is of <U1"):
+        run_selftest(with_golden(good, tmp_path / "text", classes=read_golden(good)["classes"].astype("<U1")))
+
+
 def test_pickled_golden_tiles_are_refused(good: Bundle, tmp_path: Path) -> None:
     hostile = np.array([print], dtype=object)
     with pytest.raises(BadBundle, match="cannot be used"):

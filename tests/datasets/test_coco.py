@@ -54,6 +54,14 @@ def test_the_later_annotation_wins_and_the_larger_area_labels(tmp_path: Path) ->
     assert dataset.entries[0].label == 1
 
 
+def test_a_polygon_without_area_labels_as_it_marks(tmp_path: Path) -> None:
+    """Drawn along a crack and back: its pixels are in the mask, so the image must not count as free."""
+    content = coco_content(annotations=[annotation(segmentation=[[2, 4, 12, 14, 2, 4]])])
+    dataset = Coco(write_coco(tmp_path, content))
+    assert dataset.read(0).mask.max() == 2
+    assert dataset.entries[0].label == 2
+
+
 def test_a_background_category_is_index_0(tmp_path: Path) -> None:
     categories = [{"id": 0, "name": "_background_"}, {"id": 1, "name": "dent"}]
     hole = annotation(2, category_id=0, segmentation=[[3, 5, 4, 5, 4, 6, 3, 6]])

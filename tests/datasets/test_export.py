@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_files import coco_content, write_coco
 
 from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
+from lpcnet_edge.datasets.coco import Coco
 from lpcnet_edge.datasets.export import write_folder
 from lpcnet_edge.datasets.folder import Folder
-from lpcnet_edge.errors import BadInput, UsageError
+from lpcnet_edge.errors import BadConfig, BadInput, UsageError
 from lpcnet_edge.types import Entry, Sample
 
 
@@ -77,6 +79,14 @@ def test_file_names(names: list[str], files: list[str], tmp_path: Path) -> None:
     else:
         assert len(found) == 3, "names that cannot be told apart still give three files"
     assert len(Folder(tmp_path / "out").entries) == 3
+
+
+def test_class_names_that_a_folder_cannot_have_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    categories = [{"id": 7, "name": "oil/water"}, {"id": 3, "name": "scratch"}]
+    dataset = Coco(write_coco(tmp_path, coco_content(categories=categories)))
+    with pytest.raises(BadConfig, match="'oil/water' cannot be a folder's name"):
+        write_folder(dataset, tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_broken_run_leaves_nothing(tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ def test_a_part_in_two_folds_is_an_error(root: Path) -> None:
     assert "part a stands in fold 1, 2" in finding.message
 
 
+def test_a_part_of_which_one_image_has_no_fold_is_an_error(tmp_path: Path) -> None:
+    """A cell left blank: the image trains when the fold of the rest of its part is left out."""
+    write_folder(tmp_path)
+    (tmp_path / "parts.csv").write_text("image,part,fold\na1.png,A,1\na2.png,A,\nb1.png,B,2\n")
+    (found,) = inspect_dataset(open_dataset(tmp_path))
+    assert (found.severity, found.kind) == ("error", "part_across_splits")
+    assert found.message == "part A stands in fold (none), 1"
+
+
 def test_the_split_can_be_another_stratum_or_none(root: Path) -> None:
     dataset = Folder(table(root, "a,1 a,2 b,2 b,2"))
     assert inspect_dataset(dataset, "session") == []

@@ -49,6 +49,17 @@ def test_mask_pixels_above_127_have_the_class_of_the_folder(root: Path) -> None:
     assert not MagneticTile(root).read(0).mask.any()
 
 
+def test_the_original_layout_with_other_suffixes_and_hidden_files(tmp_path: Path) -> None:
+    """No image is passed over for the case of its suffix; what macOS puts beside a file is none."""
+    write_magnetic_tile(tmp_path, table=False)
+    images = tmp_path / "MT_Free" / "Imgs"
+    (images / "exp2_num_120.jpg").rename(images / "exp2_num_120.JPG")
+    (images / "._exp1_num_100.jpg").write_bytes(b"\0\5\x16\7")
+    names = [entry.name for entry in MagneticTile(tmp_path).entries]
+    assert len(names) == len(MAGNETIC)
+    assert "MT_Free/Imgs/exp2_num_120.JPG" in names
+
+
 def test_the_original_layout_gets_tiles_and_folds_from_the_numbers(tmp_path: Path) -> None:
     dataset = MagneticTile(write_magnetic_tile(tmp_path, table=False))
     assert dataset.grouping == "numbers"

@@ -72,3 +72,10 @@ def test_a_lifted_defect_pasted_in_place_looks_like_itself(shape: tuple[int, ...
 
 def test_nothing_to_lift_from_a_free_tile() -> None:
     assert augment.lift(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8)) is None
+
+
+def test_nothing_to_lift_where_no_surface_is_left_to_tell_the_defect_from() -> None:
+    """What was lifted would change nothing, and a free tile that it is pasted on would be labelled as defective."""
+    image, mask = np.full((64, 64), 60, np.uint8), np.ones((64, 64), np.uint8)
+    image[62:], mask[62:] = 120, 0
+    assert augment.lift(image, mask) is None
