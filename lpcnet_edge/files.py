@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         if exc.errno is not None:
             exc.filename, exc.filename2 = str(path), None  # that of the temporary file says nothing
         raise
+
+
+def is_plain_file(path: Path, suffixes: Collection[str]) -> bool:
+    """Whether a path in a folder is meant: it ends in one of the suffixes, is no folder and not hidden, as those files
+    are that macOS puts beside each image."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()
 
 
 def _is_device(path: Path) -> bool:

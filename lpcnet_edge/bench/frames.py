@@ -16,6 +16,7 @@ from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.datasets.base import FileDataset
 from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
 from lpcnet_edge.errors import BadData, UsageError
+from lpcnet_edge.files import is_plain_file
 from lpcnet_edge.imaging import read_image
 from lpcnet_edge.runtime.framing import Framing, plan_tiles, write_tiles
 from lpcnet_edge.runtime.pipeline import framing_for
@@ -142,8 +143,7 @@ def _from_dataset(bundle: Bundle, data: Dataset, folder: Path, count: int) -> Fr
 
 
 def _from_folder(bundle: Bundle, data: Path, count: int) -> Frames:
-    found = (path for path in data.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+    paths = sorted(path for path in data.rglob("*") if is_plain_file(path, IMAGE_SUFFIXES))
     if not paths:
         raise BadData(f"{data} holds no images", mend=f"give a dataset, or a folder of {', '.join(IMAGE_SUFFIXES)}")
     chosen = [paths[index] for index in _spread(len(paths), count)]

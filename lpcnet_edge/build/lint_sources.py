@@ -19,6 +19,7 @@ from lpcnet_edge.datasets.inspect import LOOK_ALIKE
 from lpcnet_edge.datasets.magnetic_tile import FOLDERS
 from lpcnet_edge.datasets.spec import COCO_FILES
 from lpcnet_edge.errors import BadData, UnreadableImage
+from lpcnet_edge.files import is_plain_file
 from lpcnet_edge.types import Dataset
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
@@ -130,7 +131,7 @@ def image_files(folder: Path) -> list[Path]:
     """The image files below a folder, sorted; raises ``BadData`` where there is none."""
     if not folder.is_dir():
         raise BadData(f"{folder} is no folder", mend="name a folder of images")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    paths = sorted(p for p in folder.rglob("*") if is_plain_file(p, SUFFIXES))
     if not paths:
         raise BadData(f"{folder} holds no image ({', '.join(SUFFIXES)})", mend="name a folder of images")
     return paths

@@ -210,6 +210,12 @@ class Manifest:
                 raise BadConfig(f"the stage '{stage}' names '{spec.file}', which is not among the files", mend=mend)
 
 
+def trained_on(manifest: Manifest) -> object:
+    """What the weights' card, as the bundle's provenance has it, says of the images trained on; None without one."""
+    weights = manifest.provenance.get("weights")
+    return weights.get("trained_on") if isinstance(weights, dict) else None
+
+
 def check_bundle_name(name: str) -> None:
     """Raise ``ValueError`` unless a bundle may be called so."""
     if not _NAME.fullmatch(name):

@@ -20,7 +20,7 @@ from lpcnet_edge.check.walk import Progress, check_batch, predict_tiles
 from lpcnet_edge.datasets.folder import IMAGE_SUFFIXES, Folder
 from lpcnet_edge.decision import Rules, decide
 from lpcnet_edge.errors import BadData, BadInput
-from lpcnet_edge.files import name_as_text, name_on_disk
+from lpcnet_edge.files import is_plain_file, name_as_text, name_on_disk
 from lpcnet_edge.imaging import overlay, read_image, resize_image, resize_mask
 from lpcnet_edge.metrics import confusion_matrix, defect_iou
 from lpcnet_edge.types import ClassMap, Image, Segmenter, Verdict
@@ -163,7 +163,7 @@ def _find(path: Path, base: Path, channels: int) -> Iterator[_Item]:
         return
     if path.is_dir():
         folder = path / "images" if (path / "images").is_dir() else path
-        files = sorted(file for file in folder.iterdir() if _is_image(file))
+        files = sorted(file for file in folder.iterdir() if is_plain_file(file, IMAGE_SUFFIXES))
         if not files:
             raise BadInput(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})", mend="give the folder of images")
     else:
@@ -171,11 +171,6 @@ def _find(path: Path, base: Path, channels: int) -> Iterator[_Item]:
     for file in files:
         name = name_as_text(file.relative_to(base).as_posix())
         yield _Item(name, name, partial(_read_plain, file, channels))
-
-
-def _is_image(file: Path) -> bool:
-    """As ``run`` takes a folder's files: hidden ones are left out, such as those that macOS puts beside each image."""
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and not file.is_dir()
 
 
 def _read_labelled(dataset: Folder, index: int) -> tuple[Image, _Known | None]:

@@ -55,6 +55,7 @@ def refuse_options(args: argparse.Namespace) -> None:
 
 def run_bundle_check(args: argparse.Namespace) -> int:
     """``lpcnet-edge check BUNDLE``"""
+    from lpcnet_edge.bundle.manifest import trained_on
     from lpcnet_edge.bundle.read import open_bundle
     from lpcnet_edge.check.bundle_check import check_bundle
 
@@ -73,8 +74,7 @@ def run_bundle_check(args: argparse.Namespace) -> int:
 
         refuse_project_folders(args.html)
     dataset = open_data(args, args.fold)
-    weights = bundle.manifest.provenance.get("weights")
-    warn_of_training(dataset, weights.get("trained_on") if isinstance(weights, dict) else None)
+    warn_of_training(dataset, trained_on(bundle.manifest))
     with phases() as progress:
         found = check_bundle(
             bundle,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcnet_edge.backends.base import Backend
-from lpcnet_edge.bundle.manifest import GateSpec, Manifest
+from lpcnet_edge.bundle.manifest import GateSpec, Manifest, trained_on
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.bundle.write import write_bundle
 from lpcnet_edge.config import to_mapping
@@ -92,8 +92,7 @@ def seen_in_training(bundle: Bundle, dataset: Dataset) -> str:
     Stage 1 scores the defects that it was trained on higher than new ones, so that a threshold found on them promises
     nothing about new parts.
     """
-    weights = bundle.manifest.provenance.get("weights")
-    which = trained_among(dataset, weights.get("trained_on") if isinstance(weights, dict) else None)
+    which = trained_among(dataset, trained_on(bundle.manifest))
     return which and (
         f"the weights' card says that they were trained on {which}; scores are better there than on new parts, for "
         "which nothing is promised then"

@@ -15,6 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from lpcnet_edge.backends.base import Backend
+from lpcnet_edge.backends.choice import open_backend
+from lpcnet_edge.backends.tuning import Tuning
 from lpcnet_edge.bundle.manifest import GateSpec, Manifest, StageSpec
 from lpcnet_edge.bundle.model import tensor_specs
 from lpcnet_edge.bundle.read import Bundle
@@ -135,6 +138,11 @@ def write_local(out: Path, *, quantised: bool = False, gate: GateSpec | None = N
         **changes,
     )
     return write_bundle(out, manifest, {f"{name}.onnx": m.SerializeToString() for name, m in models.items()})
+
+
+def onnxruntime_of(bundle: Bundle) -> Backend:
+    """The bundle on ONNX Runtime, which opens fastest; the contract makes the backends alike."""
+    return open_backend(bundle, "onnxruntime", tuning=Tuning(1, batch=4), use_cache=False)
 
 
 def frame_of(seed: int, height: int = SIDE, width: int = SIDE, defects: int = 0) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The one camera that tests of faults share."""
+"""What tests of faults share: one bundle a file, and the one camera."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from pathlib import Path
 
 import pytest
 from gige_camera import CameraProcess
+from local_bundle import write_local
+
+from lpcnet_edge.bundle.read import Bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_local(tmp_path_factory.mktemp("bundle") / "local")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_bundle import SIDE, frame_of, write_local
+from local_bundle import SIDE, frame_of, onnxruntime_of
 from numpy.typing import NDArray
 
 from lpcnet_edge.backends.base import Backend, Slot
@@ -24,11 +24,6 @@ from lpcnet_edge.runtime.settings import BulkSettings, LiveSettings, RunSettings
 
 FRAMES = 60
 MODES = [False, True]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_local(tmp_path_factory.mktemp("bundle") / "local")
 
 
 class Faulty:
@@ -194,7 +189,7 @@ def hanging(bundle: Bundle, hang_s: float) -> Faulty:
 
     def open_it() -> Backend:
         faulty.opened += 1
-        real = open_backend(bundle, "onnxruntime", tuning=Tuning(1, batch=4), use_cache=False)
+        real = onnxruntime_of(bundle)
         return Hangs(faulty, real)
 
     faulty.open = open_it  # type: ignore[method-assign]

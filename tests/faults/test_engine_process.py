@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from local_bundle import frame_of, write_local
+from local_bundle import frame_of
 from numpy.typing import NDArray
 
 from lpcnet_edge.bundle.read import Bundle
@@ -25,11 +25,6 @@ from lpcnet_edge.runtime.session import Session
 from lpcnet_edge.runtime.settings import BulkSettings, LiveSettings, RunSettings
 
 MODES = pytest.mark.parametrize("is_live", [False, True], ids=["bulk", "live"])
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_local(tmp_path_factory.mktemp("bundle") / "local")
 
 
 @pytest.fixture(autouse=True)

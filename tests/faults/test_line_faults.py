@@ -13,19 +13,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from local_bundle import frame_of, write_local
+from local_bundle import frame_of, onnxruntime_of
 from numpy.typing import NDArray
 
 import lpcnet_edge
 from lpcnet_edge.backends.base import Backend
-from lpcnet_edge.backends.choice import open_backend
-from lpcnet_edge.backends.tuning import Tuning
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BadInput, SinkFailed
 from lpcnet_edge.runtime.framing import Framing, check_mask, plan_tiles
@@ -53,13 +52,8 @@ from lpcnet_edge.types import ClassMap, Verdict
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_local(tmp_path_factory.mktemp("bundle") / "local")
-
-
-@pytest.fixture(scope="module")
 def opener(bundle: Bundle) -> Callable[[], Backend]:
-    return lambda: open_backend(bundle, "onnxruntime", tuning=Tuning(1, batch=4), use_cache=False)
+    return partial(onnxruntime_of, bundle)
 
 
 def grey(number: int = 0) -> Frame:

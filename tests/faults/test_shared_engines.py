@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 from gige_camera import CameraProcess
-from local_bundle import frame_of, write_local
+from local_bundle import frame_of
 
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.config import from_mapping
@@ -20,11 +20,6 @@ from lpcnet_edge.runtime.sources import open_source
 from lpcnet_edge.runtime.sources.settings import SourceSettings
 
 FRAMES = 60
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_local(tmp_path_factory.mktemp("bundle") / "local")
 
 
 def folder(path: Path) -> Path:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from local_bundle import LIMIT, SIDE, frame_of, write_local
+from local_bundle import LIMIT, SIDE, frame_of, onnxruntime_of, write_local
 from numpy.typing import NDArray
 
 import lpcnet_edge
 from lpcnet_edge.backends.base import Backend
-from lpcnet_edge.backends.choice import open_backend
-from lpcnet_edge.backends.tuning import Tuning
 from lpcnet_edge.bundle.manifest import GateSpec
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.decision import ClassRule, Rules, find_defects
@@ -39,8 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def opener(bundle: Bundle) -> Callable[[], Backend]:
-    """ONNX Runtime opens fastest; the contract makes the backends alike."""
-    return lambda: open_backend(bundle, "onnxruntime", tuning=Tuning(1, batch=4), use_cache=False)
+    return partial(onnxruntime_of, bundle)
 
 
 def run(
