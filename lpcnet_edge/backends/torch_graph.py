@@ -47,6 +47,7 @@ class TorchGraph(nn.Module):
         known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self._steps: list[tuple[Node, Run, list[str | None], torch.dtype]] = []
         quantised: dict[str, tuple[str, float]] = {}  # output of a QuantizeLinear: its input's step size
+        self._kept: dict[tuple[str, torch.dtype], str] = {}  # the buffer of each known tensor
         self._same: dict[str, str] = {}  # output of a DequantizeLinear: what the QuantizeLinear before it made
         for proto in graph.node:
             node = read_node(proto, known)
@@ -76,7 +77,7 @@ class TorchGraph(nn.Module):
             return None
         if value is None:
             return self._same.get(name, name)
-        kept = f"known_{name}_{dtype}".replace(".", "_")
+        kept = self._kept.setdefault((name, dtype), f"known_{len(self._kept)}")  # no dot may be in it
         if not hasattr(self, kept):
             tensor = torch.from_numpy(np.array(value))
             tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor

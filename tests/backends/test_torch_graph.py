@@ -132,6 +132,12 @@ def model_of(nodes: list[Any], **constants: Any) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(nodes, "g", [x], [y], values))
 
 
+def test_constants_whose_names_differ_in_a_dot_alone() -> None:
+    nodes = [helper.make_node("Add", ["x", "a.b"], ["t"], name="n"), helper.make_node("Add", ["t", "a_b"], ["y"])]
+    graph = TorchGraph(model_of(nodes, **{"a.b": np.float32(1), "a_b": np.float32(10)}))
+    assert float(graph(x=torch.zeros(1, 2, SIDE, SIDE))["y"].max()) == 11
+
+
 @pytest.mark.parametrize(
     ("nodes", "constants", "why"),
     [
