@@ -158,9 +158,13 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
 
 def _convert_scalar(hint: Any, value: Any, where: str, path: str) -> Any:
     if hint is float and type(value) in (int, float):
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond the largest float
+            number = math.inf
+        if not math.isfinite(number):
             raise _mismatch("a finite number", value, where, path)
-        return float(value)
+        return number
     if hint is Path and isinstance(value, str):
         return Path(os.fsdecode(value.encode("utf-8", "surrogatepass")))  # UTF-8 on the disk, as in the file
     if hint not in _NAMES:

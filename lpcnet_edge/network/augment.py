@@ -36,7 +36,7 @@ class AugmentSettings:
     tint
         Largest factor of one colour channel against the others.
     paste
-        Share of defect-free crops that are given a defect of another part.
+        Share of defect-free crops that are given a defect of another image.
     drawn
         Share of those whose defect is drawn instead, where the recipe names a kind for the class.
     """
@@ -82,8 +82,8 @@ def crop(
 ) -> tuple[Image, ClassMap]:
     """One warped square crop of side ``size_px``, with its mask warped alike.
 
-    ``focus`` is a (y, x) position in px that the crop should hold; without one, any place of the tile is as likely.
-    Outside the tile the picture is mirrored.
+    ``focus`` is a (y, x) position in px that the crop holds, unless it is so near a corner of the tile that the
+    rotation takes it out; without one, any place of the tile is as likely. Outside the tile the picture is mirrored.
     """
     height, width = mask.shape
     scale, aspect = _factor(rng, settings.scale), _factor(rng, math.sqrt(settings.aspect))

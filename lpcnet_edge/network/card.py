@@ -12,14 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lpcnet_edge.config import to_mapping
 from lpcnet_edge.files import write_atomically
 from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.recipe import Recipe
 from lpcnet_edge.network.weights import save_weights
 from lpcnet_edge.types import Dataset
+from lpcnet_edge.yamlfile import dump_yaml
 
 _CURVES = (("loss", "localization", "refined", "initial"), ("mean_iou", "mean_pixel_accuracy", "defect_iou"))
 
@@ -46,7 +45,7 @@ def finish_run(
     }
     write_atomically(out_dir / "metrics.csv", metrics_csv(rows))
     write_atomically(out_dir / "curves.png", curves_png(rows))
-    write_atomically(out_dir / "card.yaml", yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
+    write_atomically(out_dir / "card.yaml", dump_yaml(card))
     return path
 
 
@@ -77,12 +76,15 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str:
     """The commit that the code is at, where it is a checkout and git is installed."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
+    git = ["git", "-C", str(here.parent)]
     try:
-        git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        # An environment within another project's checkout is none of that project's commits.
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=True)
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return git.stdout.strip()
+    return found.stdout.strip()
 
 
 def metrics_csv(rows: list[dict[str, float]]) -> str:

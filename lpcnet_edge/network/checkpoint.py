@@ -73,7 +73,7 @@ def load_checkpoint(path: Path, digest: str) -> Checkpoint:
         raise BadArtifact(f"{path}: not a readable checkpoint ({kind})", mend="start in a new folder") from exc
     if checkpoint.digest != digest:
         raise StaleCheckpoint(
-            f"{path} is of run {checkpoint.digest[:12]}, this recipe and data make run {digest[:12]}",
-            mend="resume with the recipe and data it began with, or start in a new folder",
+            f"{path} is of run {checkpoint.digest[:12]}, this recipe, data and start make run {digest[:12]}",
+            mend="resume with the recipe, data and --start it began with, or start in a new folder",
         )
     return checkpoint

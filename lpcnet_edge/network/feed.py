@@ -23,7 +23,7 @@ class Feed:
     """All tiles of a dataset in memory, and the batches cut from them.
 
     Batches depend on the recipe's seed and the step alone, so that a resumed run sees what an unbroken one sees.
-    Raises ``BadData`` where a defect class that the dataset names has no pixel in it.
+    Raises ``BadData`` where a defect class that the dataset names has no pixel in it, or none left at the tile's size.
     """
 
     def __init__(self, dataset: Dataset, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> None:
@@ -33,7 +33,7 @@ class Feed:
         self._patches: dict[int, augment.Patch | None] = {}
         free: dict[str, list[int]] = defaultdict(list)
         defective: dict[int, dict[str, list[int]]] = {c: defaultdict(list) for c in range(1, len(dataset.classes))}
-        side = recipe.tile_px
+        side, shrunk = recipe.tile_px, set[int]()  # classes that an image loses at that size
         for index, entry in enumerate(dataset.entries):
             sample = dataset.read(index)
             self.images.append(resize_image(sample.image, side, side))
@@ -41,14 +41,23 @@ class Feed:
             found = [int(c) for c in np.unique(self.masks[-1]) if c]
             for c in found:
                 defective[c][entry.part].append(index)
+            if entry.label and entry.label not in found and (sample.mask == entry.label).any():
+                shrunk.add(entry.label)
             if not found and entry.label == 0:
                 free[entry.part].append(index)
             if progress is not None:
                 progress(index + 1, len(dataset.entries))
-        missing = [dataset.classes[c] for c, parts in defective.items() if not parts]
+        missing = [c for c, parts in defective.items() if not parts]
+        vanished = sorted(shrunk & set(missing))
+        if vanished:
+            raise BadData(
+                f"{dataset.name}: the masks of {', '.join(dataset.classes[c] for c in vanished)} have no pixel left in "
+                f"any training image once it is {side} px a side",
+                mend="raise the recipe's tile_px, or cut the images into pieces",
+            )
         if missing:
             raise BadData(
-                f"{dataset.name}: no training image shows {', '.join(missing)}",
+                f"{dataset.name}: no training image shows {', '.join(dataset.classes[c] for c in missing)}",
                 mend="add images of it to the training folds, or take the class out of the dataset's list",
             )
         self._free = [free[part] for part in sorted(free)]

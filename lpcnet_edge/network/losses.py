@@ -21,7 +21,7 @@ class LossSettings:
     ----------
     localization, tile, segmentation, initial
         Weights of the heatmap's focal loss, of the tile score's cross-entropy, of the refined prediction's loss, and of
-        the initial prediction's.
+        the initial prediction's; without the PCM the initial one is the refined one, and counts once, as that.
     dice
         Weight of the Dice term beside the cross-entropy, in both predictions.
     defect_weight
@@ -50,6 +50,8 @@ class LossSettings:
         for name in ("defect_weight", "weight_floor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name):g}, not above 0")
+        if self.stage1_only and self.localization == 0 and self.tile == 0:
+            raise ValueError("localization, tile, segmentation and initial are all 0: nothing would be learned")
 
     @property
     def stage1_only(self) -> bool:
@@ -84,7 +86,8 @@ def pixel_weights(heat_logits: Tensor, height: int, width: int, floor: float) ->
 def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Binary focal loss summed over cells, divided by the number of defect cells (at least one a tile)."""
     cross = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    wrong = torch.abs(torch.sigmoid(logits) - target)
+    # Never quite 0, where a power below 1 has no gradient: a cell that is that sure would make all of it nan.
+    wrong = torch.abs(torch.sigmoid(logits) - target).clamp(min=torch.finfo(torch.float32).tiny)
     return (cross * wrong**gamma).sum() / target.sum().clamp(min=float(len(logits)))
 
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from lpcnet_edge.config import load_config
+from lpcnet_edge.config import load_config, refuse_non_finite
 from lpcnet_edge.errors import BadConfig, UsageError
 from lpcnet_edge.network.augment import AugmentSettings
 from lpcnet_edge.network.config import LARGEST_TILE_PX, TILE_MULTIPLE_PX
@@ -27,7 +27,8 @@ class Sampling:
     crop_px
         Side of a crop, a multiple of 32.
     defect_share
-        Share of crops taken around a defect; classes are equally likely, then parts, then images.
+        Share of crops taken around a defect, rounded to whole crops of a batch; classes are equally likely,
+        then parts, then images.
     paste_in_place
         Classes whose defects are pasted where they were found (those that belong to an edge, say).
     drawn
@@ -88,6 +89,7 @@ class Recipe:
     loss: LossSettings = field(default_factory=LossSettings)
 
     def __post_init__(self) -> None:
+        refuse_non_finite(self)
         for name, side in (("tile_px", self.tile_px), ("sampling.crop_px", self.sampling.crop_px)):
             if not 0 < side <= LARGEST_TILE_PX or side % TILE_MULTIPLE_PX:
                 mend = f"use a positive multiple of {TILE_MULTIPLE_PX}, {LARGEST_TILE_PX} at most"
@@ -98,13 +100,21 @@ class Recipe:
                 f"validate_every {self.validate_every}, sampling.batch {self.sampling.batch}",
                 mend="use 1 or more, and 2 or more for the batch",
             )
-        if self.seed < 0 or self.warmup_steps < 0:
-            raise BadConfig(f"seed is {self.seed}, warmup_steps {self.warmup_steps}", mend="use 0 or more")
+        if not 0 <= self.seed < 1 << 64 or self.warmup_steps < 0:
+            raise BadConfig(
+                f"seed is {self.seed}, warmup_steps {self.warmup_steps}", mend="use 0 or more, and a seed below 2**64"
+            )
         if self.learning_rate < 0 or self.clip_norm <= 0 or self.weight_decay < 0 or not 0 <= self.ema_decay < 1:
             raise BadConfig(
                 f"learning_rate is {self.learning_rate:g}, clip_norm {self.clip_norm:g}, weight_decay "
                 f"{self.weight_decay:g}, ema_decay {self.ema_decay:g}",
                 mend="use a rate and a decay of 0 or more, a norm above 0, and an ema_decay from 0 to below 1",
+            )
+        if not self.refine_pixels and self.loss.segmentation == 0 and self.loss.initial:
+            raise BadConfig(
+                f"loss.segmentation is 0 and loss.initial {self.loss.initial:g}, but without the PCM (refine_pixels) "
+                "there is no initial prediction to learn by",
+                mend="give loss.segmentation that weight, or set loss.initial to 0 to train stage 1 alone",
             )
         if not 0 <= self.sampling.defect_share <= 1:
             raise BadConfig(f"sampling.defect_share is {self.sampling.defect_share:g}", mend="use a share from 0 to 1")

@@ -130,7 +130,8 @@ class _Run:
         average: dict[str, Tensor] = state["average"]
         self.average = {name: value.to(self.device) for name, value in average.items()}
         self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run so far needed none: it began on a processor, or in another type
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def train(
@@ -170,7 +171,7 @@ def train(
     BadConfig
         The training diverged; the last checkpoint with finite weights is kept, and no weights are written.
     UsageError
-        ``out_dir`` holds a run and ``resume`` is false.
+        ``out_dir`` holds a run and ``resume`` is false, or finished weights without the checkpoint to go on from.
     StaleCheckpoint
         The checkpoint is of another recipe, dataset or network.
     """
@@ -193,6 +194,11 @@ def train(
     path = out_dir / "checkpoint.pt"
     if not resume and (path.exists() or (out_dir / "weights.safetensors").exists()):
         raise UsageError(f"{out_dir} holds a run already", mend="add --resume to go on with it, or use another folder")
+    if resume and not path.exists() and (out_dir / "weights.safetensors").exists():
+        raise UsageError(
+            f"{out_dir} holds finished weights and no checkpoint to go on from: a new run would take their place",
+            mend="use another folder, or move the weights away",
+        )
     out_dir.mkdir(parents=True, exist_ok=True)  # before the first step, not at the first checkpoint
     run = _Run(network, recipe)
     rows: list[dict[str, float]] = []
@@ -213,22 +219,23 @@ def train(
             )
         save_checkpoint(path, Checkpoint(digest, step, spent + time.monotonic() - started, rows, run.state()))
 
-    figures: dict[str, float] = {}
+    figures = {name: value for row in rows for name, value in row.items() if name != "step"}
     run.network.train()
     with _stop_requested() as stop:
         for at, batch in prefetched(feed, first, recipe.steps):
             terms = run.train_step(at, batch)
             step = at + 1
             last = step == recipe.steps
-            if step % _LOG_EVERY == 0 or last:
+            judged = validation if step % recipe.validate_every == 0 or last else None
+            if step % _LOG_EVERY == 0 or judged is not None or last:
                 taken = {**_loss_figures(terms), "learning_rate": run.rate(at)}
-                if validation is not None and (step % recipe.validate_every == 0 or last):
-                    taken.update(validate(run.averaged(), validation))
+                if judged is not None:
+                    taken.update(validate(run.averaged(), judged))
                 figures.update(taken)
                 rows.append({"step": float(step), **taken})
             if progress is not None:
                 progress.step(step, recipe.steps, figures)
-            if stop():
+            if stop() and not last:  # after the last step there is nothing to go on with
                 break
             if step % recipe.checkpoint_every == 0 or last:
                 save()

@@ -22,6 +22,7 @@ from lpcnet_edge.network.model import LpcNet
 
 FORMAT = "lpcnet-edge/1"
 _TRACKED = "num_batches_tracked"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ABOUT = "lpcnet_edge"
 
 
@@ -73,7 +74,7 @@ def load_network(name_or_path: str | Path, device: str = "cpu") -> FloatNetwork:
         tile_px = _tile(metadata["tile_px"])
         with torch.device("meta"):  # names and shapes alone: what a damaged configuration asks for is never allocated
             wanted = {name: value.shape for name, value in LpcNet(config).state_dict().items()}
-    except (KeyError, TypeError, ValueError, RuntimeError, LpcnetError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, LpcnetError) as exc:
         raise BadWeights(
             f"{path}: its network configuration cannot be used: {exc}", mend="train or export the weights again"
         ) from exc
@@ -86,18 +87,24 @@ def load_network(name_or_path: str | Path, device: str = "cpu") -> FloatNetwork:
             mend="use weights of this version of the network",
         )
     for name, value in state.items():
-        if not isinstance(value, Tensor) or value.shape != wanted[name] or not value.is_floating_point():
+        if not isinstance(value, Tensor) or value.shape != wanted[name] or not _is_plain(value):
             found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise BadWeights(
-                f"{path}: {name} is {found}, the network takes floats of {tuple(wanted[name])}",
+                f"{path}: {name} is {found}, the network takes floats of {tuple(wanted[name])}, dense and of 16 "
+                "bits or more",
                 mend="use weights of this configuration",
             )
-    bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    bad = [name for name, value in state.items() if not torch.isfinite(value.float()).all()]  # as it will be used
     if bad:
         raise BadWeights(f"{path}: {bad[0]} holds values that are not finite", mend="train again with a lower rate")
     network = LpcNet(config)
     network.load_state_dict(state, strict=False)
     return FloatNetwork(network, tile_px, device=device)
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds floats that can be computed with: none of 8 bits, sparse or without content."""
+    return value.dtype in _FLOATS and value.layout == torch.strided and not value.is_meta
 
 
 def _tile(value: object) -> int:
@@ -122,7 +129,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         about = json.loads(header[_ABOUT])
         found = about["format"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except (KeyError, TypeError, ValueError, RecursionError):  # JSON's own error is a ValueError; so are long numbers
         about, found = {}, "missing"
     if found != FORMAT:
         raise BadWeights(

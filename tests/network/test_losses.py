@@ -50,6 +50,15 @@ def test_focal_loss_direct() -> None:
     assert focal_loss(logits, target, 2.0).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 2.0])
+def test_focal_loss_of_a_cell_that_is_sure_has_a_gradient(gamma: float) -> None:
+    logits = torch.tensor([[[[30.0, -120.0, 1.0]]]], requires_grad=True)
+    focal_loss(logits, torch.tensor([[[[1.0, 0.0, 1.0]]]]), gamma).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[0, 0, 0, 2] < 0
+
+
 def test_dice_is_zero_for_the_truth_and_ignores_absent_classes() -> None:
     mask = torch.zeros(1, 8, 8, dtype=torch.long)
     mask[0, 2:6, 2:6] = 1

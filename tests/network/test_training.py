@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +17,17 @@ import yaml
 
 from lpcnet_edge.config import from_mapping
 from lpcnet_edge.errors import BadArtifact, BadConfig, BadData, BadWeights, StaleCheckpoint, UsageError
+from lpcnet_edge.network import card as cards
 from lpcnet_edge.network.config import preset
 from lpcnet_edge.network.feed import Feed, prefetched
 from lpcnet_edge.network.losses import LossSettings
 from lpcnet_edge.network.model import LpcNet
 from lpcnet_edge.network.recipe import Recipe, Sampling, load_recipe, recipe_names
-from lpcnet_edge.network.training import train
+from lpcnet_edge.network.training import _Run, train
 from lpcnet_edge.network.transfer import adopt_weights
 from lpcnet_edge.network.weights import load_network
-from lpcnet_edge.types import Dataset
+from lpcnet_edge.types import Dataset, Sample
+from lpcnet_edge.yamlfile import load_yaml
 
 RECIPE = Recipe(
     tile_px=64,
@@ -78,6 +83,22 @@ def test_a_class_without_pixels_is_named(squares: Dataset) -> None:
         Feed(squares.select(lines), RECIPE)
 
 
+def test_a_class_too_small_for_the_tile_is_named(squares: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(index: int) -> Sample:
+        mask = np.zeros((1024, 1024), dtype=np.uint8)
+        mask[0, 0] = squares.entries[index].label
+        return Sample(squares.entries[index], np.full((1024, 1024), 120, dtype=np.uint8), mask)
+
+    monkeypatch.setattr(squares, "read", read)
+    with pytest.raises(BadData, match=r"masks of square, line have no pixel left .* 64 px a side") as caught:
+        Feed(squares, RECIPE)
+    assert "tile_px" in str(caught.value.mend)
+    unmarked = np.zeros((64, 64), dtype=np.uint8)
+    monkeypatch.setattr(squares, "read", lambda index: Sample(squares.entries[index], unmarked, unmarked))
+    with pytest.raises(BadData, match="no training image shows square, line"):
+        Feed(squares, RECIPE)
+
+
 def test_resume_after_a_signal_equals_an_unbroken_run(squares: Dataset, tmp_path: Path) -> None:
     whole = train(squares, RECIPE, tmp_path / "whole", validation=squares)
     assert whole.weights is not None
@@ -92,6 +113,69 @@ def test_resume_after_a_signal_equals_an_unbroken_run(squares: Dataset, tmp_path
     expected, found = averaged(tmp_path / "whole"), averaged(tmp_path / "part")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "part" / "metrics.csv").read_text()
+
+
+def test_a_signal_at_the_last_step_changes_nothing(squares: Dataset, tmp_path: Path) -> None:
+    summary = train(squares, RECIPE, tmp_path, progress=Watch(stop_at=6))
+    assert summary.weights is not None
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 6
+    diverging = dataclasses.replace(RECIPE, steps=2, warmup_steps=0, learning_rate=1e30)
+    with pytest.raises(BadConfig, match="diverged"):
+        train(squares, diverging, tmp_path / "diverging", progress=Watch(stop_at=2))
+    assert not list((tmp_path / "diverging").iterdir())
+
+
+def test_a_finished_run_resumed_has_its_figures(squares: Dataset, tmp_path: Path) -> None:
+    first = train(squares, RECIPE, tmp_path)
+    again = train(squares, RECIPE, tmp_path, resume=True)
+    assert again.weights is not None
+    assert again.figures == first.figures
+
+
+def test_a_run_begun_without_loss_scaling_goes_on_with_it() -> None:
+    network = LpcNet(preset("edge", ("background", "a"), 1))
+    here = _Run(network, dataclasses.replace(RECIPE, precision="float32"))
+    there = _Run(network, dataclasses.replace(RECIPE, precision="float32"))
+    there.scaler = torch.amp.GradScaler("cpu")  # as float16 has it on CUDA
+    there.restore(here.state())
+    assert there.scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale()
+
+
+def test_validation_comes_when_the_recipe_says(squares: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, validate_every=4)
+    train(squares, recipe, tmp_path, validation=squares.select(range(6)))
+    with (tmp_path / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["step"]) for row in rows if row["mean_iou"]] == [4, 6]
+
+
+def test_a_card_is_read_as_it_was_written(squares: Dataset, tmp_path: Path) -> None:
+    folds = ["1e1", "2"]
+    train(
+        squares, dataclasses.replace(RECIPE, steps=1), tmp_path, notes={"data": "1e3", "folds": folds, "again": folds}
+    )
+    card = load_yaml(tmp_path / "card.yaml")
+    assert card["run"]["data"] == "1e3"
+    assert card["run"]["folds"] == card["run"]["again"] == folds
+
+
+def test_the_commit_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        said = subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, capture_output=True, check=True
+        )
+        return said.stdout.decode().strip()
+
+    installed = tmp_path / "venv" / "card.py"
+    installed.parent.mkdir()
+    installed.write_text("")
+    monkeypatch.setattr(cards, "__file__", str(installed))
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "another project")
+    assert cards._commit() == "unknown"
+    git("add", "venv")
+    git("commit", "-q", "-m", "with the code")
+    assert cards._commit() == git("rev-parse", "HEAD")
 
 
 def test_what_a_run_leaves(squares: Dataset, tmp_path: Path) -> None:
@@ -135,7 +219,7 @@ def test_a_run_can_start_from_another_networks_weights(squares: Dataset, tmp_pat
     train(squares, still, tmp_path / "second", start=start)
     expected, found = averaged(tmp_path / "first"), averaged(tmp_path / "second")
     assert all(torch.equal(expected[n], found[n]) for n in expected if n.endswith("weight"))
-    with pytest.raises(StaleCheckpoint):
+    with pytest.raises(StaleCheckpoint, match="--start it began with"):
         train(squares, still, tmp_path / "second", resume=True)  # without its start it is another run
 
 
@@ -177,9 +261,19 @@ def test_a_run_is_not_overwritten(squares: Dataset, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").unlink()
     with pytest.raises(UsageError, match="holds a run already"):
         train(squares, short, tmp_path)
+    finished = (tmp_path / "weights.safetensors").stat().st_mtime_ns
+    with pytest.raises(UsageError, match="no checkpoint to go on from"):
+        train(squares, short, tmp_path, resume=True)
+    assert (tmp_path / "weights.safetensors").stat().st_mtime_ns == finished
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(BadArtifact, match="checkpoint"):
         train(squares, short, tmp_path, resume=True)
+
+
+def test_a_recipe_made_in_python_takes_finite_numbers() -> None:
+    for name in ("learning_rate", "clip_norm", "weight_decay"):
+        with pytest.raises(ValueError, match=name):
+            dataclasses.replace(RECIPE, **{name: math.nan})
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -199,7 +293,9 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
         ("sampling: {crop_px: 99968}", "crop_px is 99968"),
         ("steps: 0", "steps is 0"),
         ("seed: -1", "seed is -1"),
+        (f"seed: {1 << 64}", "seed is 18446744073709551616"),
         ("learning_rate: -1", "learning_rate is -1"),
+        ("learning_rate: 1" + 400 * "0", "expected a finite number"),
         ("ema_decay: 1", "ema_decay 1"),
         ("sampling: {defect_share: 2}", "defect_share is 2"),
         ("augment: {scale: 0}", "augment: scale is 0"),
@@ -208,6 +304,8 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
         ("augment: {paste: 1.5}", "paste is 1.5"),
         ("loss: {defect_weight: -1}", "loss: defect_weight is -1"),
         ("loss: {tile: -0.2}", "tile is -0.2"),
+        ("loss: {localization: 0, tile: 0, segmentation: 0, initial: 0}", "nothing would be learned"),
+        ("refine_pixels: false\nloss: {segmentation: 0}", "no initial prediction to learn by"),
     ):
         path.write_text(text)
         with pytest.raises(BadConfig, match=said) as caught:

@@ -108,6 +108,13 @@ def test_bad_files_are_named(path: Path, spoil: Any, said: str) -> None:
     assert caught.value.mend
 
 
+@pytest.mark.parametrize("about", ["[" * 100_000, '{"format": "lpcnet-edge/1", "tile_px": ' + "1" * 5000 + "}"])
+def test_a_header_that_json_cannot_hold_is_named(tmp_path: Path, about: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"lpcnet_edge": about})
+    with pytest.raises(BadWeights, match="format is 'missing'"):
+        load_network(tmp_path / "w.safetensors")
+
+
 class _Payload:
     def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("executed",))
@@ -128,6 +135,7 @@ def test_a_pt_file_cannot_execute(tmp_path: Path, capsys: pytest.CaptureFixture[
         ({"state": [1]}, "state is no dictionary"),
         ({"state": {3: torch.zeros(1)}}, "state is no dictionary"),
         ({"config": to_mapping(dataclasses.replace(CONFIG, decoder_width=10**7))}, "the network takes floats of"),
+        ({"config": {**to_mapping(CONFIG), "pcm_window": 10**25 + 1}}, "configuration cannot be used"),
         ({"config": {**to_mapping(CONFIG), "encoder_blocks": [10**9, 1, 1, 1]}}, "encoder_blocks are"),
     ],
 )
@@ -140,7 +148,14 @@ def test_a_pt_file_of_something_else_is_named(tmp_path: Path, network: LpcNet, c
 
 
 def test_a_pt_file_holds_tensors_of_floats(tmp_path: Path, network: LpcNet) -> None:
-    for value, said in ((1.0, "head.bias is float"), (torch.zeros(1, dtype=torch.complex64), "complex64")):
+    for value, said in (
+        (1.0, "head.bias is float"),
+        (torch.zeros(1, dtype=torch.complex64), "complex64"),
+        (torch.zeros(1, dtype=torch.float8_e4m3fn), "float8_e4m3fn"),
+        (torch.zeros(1).to_sparse(), "head.bias is .*dense"),
+        (torch.zeros(1, device="meta"), "head.bias is .*dense"),
+        (torch.full((1,), 1e300, dtype=torch.float64), "not finite"),
+    ):
         state = {**network.state_dict(), "localization.head.bias": value}
         torch.save({"config": to_mapping(CONFIG), "tile_px": 128, "state": state}, tmp_path / "w.pt")
         with pytest.raises(BadWeights, match=said):
