@@ -261,10 +261,21 @@ def test_a_box_and_its_polygon_are_the_same_zone(
     corners = ((x, y), (right, y), (right, bottom), (x, bottom))
     for rest in ({"ignore": True}, {"default": ClassRule(min_area_px=3)}):
         one, other = Zone("z", box_px=(x, y, width, height), **rest), Zone("z", polygon_px=corners, **rest)
-        np.testing.assert_array_equal(one.mask(2, 3, 9, 9), other.mask(2, 3, 9, 9))
+        np.testing.assert_array_equal(*(zone.mask(2, 3, 9, 9, frame=(20, 24)) for zone in (one, other)))
         assert decide(classes, confidence, CLASSES, Rules(zones=(one,))) == decide(
             classes, confidence, CLASSES, Rules(zones=(other,))
         )
+
+
+def test_the_outline_of_a_polygon_does_not_depend_on_where_the_defects_are() -> None:
+    zone = Zone("z", polygon_px=((21, 187), (212, -27), (-33, 151), (50, 122)), ignore=True)
+    whole = zone.mask(0, 0, 180, 200, frame=(180, 200))
+    assert 0 < whole.sum() < whole.size
+    for y, x, height, width in ((12, 135, 31, 20), (103, 123, 49, 3), (0, 0, 7, 9), (179, 199, 1, 1)):
+        part = zone.mask(y, x, height, width, frame=(180, 200))
+        np.testing.assert_array_equal(part, whole[y : y + height, x : x + width])
+    assert not Zone("z", polygon_px=((-9, -9), (-2, -9), (-2, -2)), ignore=True).mask(0, 0, 5, 5, frame=(5, 5)).any()
+    assert Zone("z", polygon_px=((-1, -1), (9, -1), (9, 9), (-1, 9)), ignore=True).mask(2, 1, 3, 4, frame=(5, 5)).all()
 
 
 @given(class_maps, confidence_maps)
@@ -315,6 +326,7 @@ def test_the_views_of_a_part_are_joined(
         ({"default": {"min_area_mm2": 1.0}}, "mm_per_px is not given"),
         ({"zones": [{"name": "z", "box_px": [0, 0, 1, 1], "per_class": {"crack": {"min_area_mm2": 1}}}]}, "mm_per_px"),
         ({"default": {"min_area_mm2": -1.0}, "mm_per_px": 1}, "min_area_mm2 is -1"),
+        ({"mm_per_px": 1e200}, "mm_per_px is 1e\\+200; it is above 0"),
         ({"default": {"review_below": 1.5}}, "review_below is 1.5"),
         ({"default": {"review_below": 0.4, "min_confidence": 0.5}}, "review_below, 0.4, is not above"),
         ({"zones": [{"name": "z", "ignore": True}]}, "one of box_px and polygon_px"),
@@ -322,6 +334,7 @@ def test_the_views_of_a_part_are_joined(
         ({"zones": [{"name": "z", "box_px": [0, 0, 1, 1], "ignore": True, "default": {}}]}, "either rules or ignore"),
         ({"zones": [{"name": "z", "box_px": [0, 0, 0, 1], "ignore": True}]}, "is empty"),
         ({"zones": [{"name": "z", "polygon_px": [[0, 0], [1, 1]], "ignore": True}]}, "2 corners"),
+        ({"zones": [{"name": "z", "polygon_px": [[0, 0], [1 << 31, 0], [0, 9]], "ignore": True}]}, "a corner beyond"),
         ({"zones": [{"name": "z", "box_px": [0, 0, 1, 1], "ignore": True}] * 2}, "same name"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -12,6 +13,11 @@ from numpy.typing import NDArray
 from lpcnet_edge.config import refuse_non_finite, suggest
 from lpcnet_edge.errors import BadConfig
 from lpcnet_edge.types import Defect
+
+_FURTHEST_PX = 1 << 30
+"""OpenCV draws in 32 bits."""
+LARGEST_MM_PER_PX = 1e6
+"""A kilometre: beyond it an area is no number any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +97,23 @@ class Zone:
             raise ValueError(f"the box of the zone '{self.name}' is empty")
         if self.polygon_px is not None and len(self.polygon_px) < 3:
             raise ValueError(f"the polygon of the zone '{self.name}' has {len(self.polygon_px)} corners; 3 at least")
+        if any(abs(place) > _FURTHEST_PX for corner in self.polygon_px or () for place in corner):
+            raise ValueError(f"the polygon of the zone '{self.name}' has a corner beyond {_FURTHEST_PX} px")
         if self.ignore == (self.default is not None or bool(self.per_class)):
             raise ValueError(f"the zone '{self.name}' has either rules or ignore: true")
 
-    def mask(self, y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
-        """(height, width) bool, the zone's pixels in the window that begins at y and x of the frame."""
+    def mask(self, y: int, x: int, height: int, width: int, *, frame: tuple[int, int]) -> NDArray[np.bool_]:
+        """(height, width) bool, the zone's pixels in the window that begins at y and x of a frame (height, width)."""
         inside = np.zeros((height, width), dtype=np.uint8)
         if self.box_px is not None:
             left, top, wide, high = self.box_px
             inside[max(top - y, 0) : max(top + high - y, 0), max(left - x, 0) : max(left + wide - x, 0)] = 1
-        else:
-            cv2.fillPoly(inside, [np.array(self.polygon_px, dtype=np.int32)], (1,), offset=(-x, -y))
+        elif self.polygon_px is not None:
+            top, left, drawn = _drawn(self.polygon_px, *frame)
+            y0, y1 = max(top, y), min(top + drawn.shape[0], y + height)
+            x0, x1 = max(left, x), min(left + drawn.shape[1], x + width)
+            if y0 < y1 and x0 < x1:
+                inside[y0 - y : y1 - y, x0 - x : x1 - x] = drawn[y0 - top : y1 - top, x0 - left : x1 - left]
         return inside.view(np.bool_)
 
 
@@ -122,8 +134,8 @@ class Rules:
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
-        if self.mm_per_px is not None and self.mm_per_px <= 0:
-            raise ValueError(f"mm_per_px is {self.mm_per_px}; it is above 0")
+        if self.mm_per_px is not None and not 0 < self.mm_per_px <= LARGEST_MM_PER_PX:
+            raise ValueError(f"mm_per_px is {self.mm_per_px}; it is above 0, and {LARGEST_MM_PER_PX:g} at most")
         in_mm2 = any(rule.min_area_mm2 for rule in self.each())
         if in_mm2 and self.mm_per_px is None:
             raise ValueError("a rule has min_area_mm2, and mm_per_px is not given")
@@ -148,7 +160,7 @@ class Rules:
     def check_frame(self, height: int, width: int) -> None:
         """Raise ``BadConfig`` if a zone has no pixel in class maps of this size."""
         for zone in self.zones:
-            if not zone.mask(0, 0, height, width).any():
+            if not zone.mask(0, 0, height, width, frame=(height, width)).any():
                 raise BadConfig(
                     f"the zone '{zone.name}' lies outside the class map of {width} x {height} px",
                     mend="give zones in px of the class map: of the frame, or of the tile where frames are resized",
@@ -159,3 +171,21 @@ class Rules:
         yield from (self.default, *self.per_class.values())
         for zone in self.zones:
             yield from (*filter(None, [zone.default]), *zone.per_class.values())
+
+
+@lru_cache(maxsize=64)
+def _drawn(polygon: tuple[tuple[int, int], ...], height: int, width: int) -> tuple[int, int, NDArray[np.uint8]]:
+    """The part of a polygon's box that lies in a frame: y, x, and 1 where the polygon is.
+
+    It is drawn once and whole: where OpenCV cuts an outline, the rest of it may move by a pixel, so that one drawn
+    around each defect would depend on where the others are.
+    """
+    corners = np.array(polygon, dtype=np.int32)
+    (left, top), (right, bottom) = (
+        np.clip(corner, 0, (width, height)).tolist() for corner in (corners.min(axis=0), corners.max(axis=0) + 1)
+    )
+    drawn = np.zeros((bottom - top, right - left), dtype=np.uint8)
+    if drawn.size:
+        cv2.fillPoly(drawn, [corners], (1,), offset=(-left, -top))
+    drawn.setflags(write=False)
+    return top, left, drawn

@@ -74,7 +74,7 @@ def counting_map(class_map: ClassMap, verdict: Verdict, classes: Sequence[str], 
     seen = class_map.copy()
     for zone in rules.zones:
         if zone.ignore:
-            seen[zone.mask(0, 0, *seen.shape)] = 0
+            seen[zone.mask(0, 0, *class_map.shape, frame=class_map.shape)] = 0
     left_over = np.zeros_like(class_map)
     for defect in verdict.defects:
         x, y, width, height = defect.box_px
@@ -130,13 +130,14 @@ def _find(class_map: ClassMap, confidence_map: ConfidenceMap, classes: Sequence[
     smallest = min(rule.min_area_px for rule in rules.each())
     ignored = [zone for zone in rules.zones if zone.ignore]
     judged = [zone for zone in rules.zones if not zone.ignore]
+    frame = class_map.shape[0], class_map.shape[1]
     rows: list[tuple[int, int, int, int, _Found]] = []
     for top, left, height, width in _boxes(class_map):
         inside = class_map[top : top + height, left : left + width]
         confidence = confidence_map[top : top + height, left : left + width]
         for zone in ignored:
-            inside = np.where(zone.mask(top, left, height, width), np.uint8(0), inside)
-        masks = [zone.mask(top, left, height, width) for zone in judged]
+            inside = np.where(zone.mask(top, left, height, width, frame=frame), np.uint8(0), inside)
+        masks = [zone.mask(top, left, height, width, frame=frame) for zone in judged]
         free = ~np.logical_or.reduce(masks) if masks else None
         for index, flags in _planes(inside):
             count, labels, stats, _ = cv2.connectedComponentsWithStats(flags.view(np.uint8))

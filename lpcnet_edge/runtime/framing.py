@@ -148,7 +148,7 @@ def check_mask(framing: Framing | None) -> None:
     if framing is None or framing.inspect_mask is None:
         return
     try:
-        mask = read_image(framing.inspect_mask, 1)
+        mask = _read_mask(framing.inspect_mask)
     except UnreadableImage as exc:
         raise BadConfig(f"framing.inspect_mask: {exc.message}", mend=exc.mend) from exc
     if not mask.any():
@@ -175,8 +175,13 @@ def plan_tiles(height: int, width: int, framing: Framing) -> TilePlan:
 
 @lru_cache(maxsize=32)
 def _kept_plan(height: int, width: int, framing: Framing, version: tuple[int, ...] | None) -> TilePlan:
-    mask = None if framing.inspect_mask is None else read_image(framing.inspect_mask, 1)
+    mask = None if framing.inspect_mask is None else _read_mask(framing.inspect_mask)
     return make_plan(height, width, framing, mask)
+
+
+def _read_mask(path: Path) -> Mask:
+    """A mask as it was painted: 0 where every channel is, in all the bits of the file. Grey would lose the faintest."""
+    return np.asarray(read_image(path, 3, bits=8).max(axis=2))
 
 
 def make_plan(height: int, width: int, framing: Framing, mask: Mask | None = None) -> TilePlan:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import cv2
 import numpy as np
@@ -214,6 +215,24 @@ def test_plans_are_made_once_and_cannot_be_changed() -> None:
     assert plan_tiles(200, 300, framing) is not plan
     with pytest.raises(ValueError, match="read-only"):
         plan.y[0] = 5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.uint8(1), np.uint16(1), np.uint16(256), (1, 0, 0), (0, 0, 0, 255)],
+    ids=["8", "16", "256", "blue", "black"],
+)
+def test_anything_but_black_is_inspected(value: Any, tmp_path: Path) -> None:
+    """A labelling tool writes 1 as readily as white, and 16 bits as readily as 8."""
+    mask = np.zeros((40, 40, *np.shape(value)), dtype=value.dtype if isinstance(value, np.generic) else np.uint8)
+    mask[:20] = np.iinfo(mask.dtype).max
+    mask[20:, :20] = value
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    inspected = plan_tiles(40, 40, Framing("tile", 16, 0, inspect_mask=tmp_path / "mask.png")).inspected
+    assert inspected is not None
+    assert inspected[:20].all()
+    assert inspected[20:, :20].all() == np.atleast_1d(value)[:3].any()  # transparency says nothing
+    assert not inspected[20:, 20:].any()
 
 
 def test_the_mask_is_read_from_its_file(tmp_path: Path) -> None:
