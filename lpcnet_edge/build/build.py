@@ -6,7 +6,7 @@ import hashlib
 import platform
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,12 +32,13 @@ from lpcnet_edge.build.report import as_json, curve, curve_png, summary
 from lpcnet_edge.build.restore import Step, kept_sensitivity, multiply_adds, restore
 from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
 from lpcnet_edge.build.splits import trained_on
-from lpcnet_edge.bundle.cache import cache_root
-from lpcnet_edge.bundle.manifest import Manifest, StageSpec, check_bundle_name
+from lpcnet_edge.bundle.cache import build_cache
+from lpcnet_edge.bundle.manifest import Manifest, StageSpec, check_bundle_name, check_classes
 from lpcnet_edge.bundle.model import tensor_specs
+from lpcnet_edge.bundle.names import printable
 from lpcnet_edge.bundle.write import check_out, write_bundle
 from lpcnet_edge.datasets.remembered import Remembered
-from lpcnet_edge.errors import BadData, BuildFailed, UsageError
+from lpcnet_edge.errors import BadData, BadWeights, BuildFailed, UsageError
 from lpcnet_edge.network.weights import load_network, weights_path
 from lpcnet_edge.types import Dataset, Segmenter
 
@@ -75,6 +76,8 @@ def build_bundle(
     ------
     BuildFailed
         Parity with torch is broken, or no INT8 form decides as float did.
+    BadWeights
+        The weights cannot be used, or no bundle may have their classes.
     BadData
         The calibration set is refused by lint, or its images have other channels than the network takes.
     UsageError
@@ -87,6 +90,7 @@ def build_bundle(
     check_out(out, sign_with=settings.sign_with)  # before an hour's work, not after it
     _check_name(out)
     network = load_network(weights)
+    _check_classes(weights, network.classes)
     settings.rules.check_classes(network.classes)
     if calibration_data.channels != network.channels:
         raise BadData(
@@ -97,9 +101,8 @@ def build_bundle(
         )
     calibration_data = Remembered(calibration_data)
     digest = hashlib.sha256(weights_path(weights).read_bytes()).hexdigest()
-    root = cache_root()
     progress("exporting", 0, 1)
-    pair, exported = float_pair(network, digest, root / "exports")
+    pair, exported = float_pair(network, digest, build_cache("exports"))
     engines = Engines(
         pair,
         classes=network.classes,
@@ -107,7 +110,7 @@ def build_bundle(
         tile_px=network.tile_px,
         backend=settings.backend,
         batch=settings.batch,
-        cache=_private(root / "compiled") if settings.backend == "openvino" else None,
+        cache=build_cache("compiled") if settings.backend == "openvino" else None,
     )
     chosen = pick_calibration_set(
         calibration_data, settings.recipe, network.tile_px, lambda d, t: progress("picking calibration tiles", d, t)
@@ -122,9 +125,7 @@ def build_bundle(
     steps: list[Step] = []
     final, keep_float = pair, tuple[str, ...]()
     if settings.precision == "int8":
-        ranging = find_ranges(
-            engines, digest, chosen, tiles, settings.method, _private(root / "calibrations"), progress
-        )
+        ranging = find_ranges(engines, digest, chosen, tiles, settings.method, build_cache("calibrations"), progress)
         notes.append(ranging.note)
         int8 = Candidate(engines, ranging.calibration, _judged(engines, ranging.ranges, (), judge))
         if settings.qat is not None:
@@ -140,7 +141,7 @@ def build_bundle(
             )
             notes.append(int8.note)
             report["qat"] = int8.report
-        steps = _hold(int8, tiles, judge, settings, _private(root / "sensitivity"), progress)
+        steps = _hold(int8, tiles, judge, settings, build_cache("sensitivity"), progress)
         keep_float = steps[-1].restored
         final = int8.engines.quantised_pair(int8.ranges, keep_float)
         judgement = steps[-1].judgement
@@ -160,7 +161,7 @@ def build_bundle(
     files["accuracy.json"] = as_json(report)
     files["calibration-set.json"] = as_json(chosen.to_manifest())
     if settings.plans:
-        notes += _plans(settings, models, files, root, progress)
+        notes += _plans(settings, models, files, progress)
     manifest = Manifest(
         name=out.name,
         classes=network.classes,
@@ -170,7 +171,7 @@ def build_bundle(
         localization=_stage("localization", final.localization, settings, keep_float),
         confidence=_stage("confidence", final.confidence, settings, keep_float),
         rules=settings.rules,
-        provenance=_provenance(weights, digest, chosen, calibration_data, settings) | _tuning(report),
+        provenance=printable(_provenance(weights, digest, chosen, calibration_data, settings) | _tuning(report)),
         accuracy=summary(judgement),
     )
     progress("writing", 0, 1)
@@ -187,6 +188,13 @@ def _check_name(out: Path) -> None:
         check_bundle_name(out.name)
     except ValueError as exc:
         raise UsageError(f"{out}: {exc}", mend="give another --out: the folder's name becomes the bundle's") from exc
+
+
+def _check_classes(weights: str | Path, classes: Sequence[str]) -> None:
+    try:
+        check_classes(classes)
+    except ValueError as exc:
+        raise BadWeights(f"{weights}: {exc}", mend="train with class names that can be printed") from exc
 
 
 class _Watch:
@@ -271,7 +279,6 @@ def _plans(
     settings: BuildSettings,
     models: Mapping[str, onnx.ModelProto],
     files: dict[str, bytes],
-    root: Path,
     progress: Progress,
 ) -> list[str]:
     from lpcnet_edge.build.plans import StageOnnx, build_plans
@@ -287,7 +294,7 @@ def _plans(
             stages,
             module=module,
             compute_capabilities=capabilities or None,
-            timing_caches=_private(root / "timing"),
+            timing_caches=build_cache("timing"),
             progress=_relay(module, progress),
         )
         files |= built.files
@@ -297,11 +304,6 @@ def _plans(
 
 def _relay(module: str, progress: Progress) -> Callable[[float, str], None]:
     return lambda share, phase: progress(f"{module}: {phase}", round(100 * share), 100)
-
-
-def _private(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
 
 
 def _named(pair: OnnxPair) -> dict[str, onnx.ModelProto]:

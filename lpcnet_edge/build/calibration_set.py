@@ -15,7 +15,7 @@ from lpcnet_edge.build.strata import CLASS, Draw, brightness_bins, strata_of
 from lpcnet_edge.bundle.manifest import is_tile_side
 from lpcnet_edge.config import from_mapping, suggest, to_mapping
 from lpcnet_edge.errors import BadArtifact, BadConfig, BadData, LpcnetError, UsageError
-from lpcnet_edge.files import write_atomically
+from lpcnet_edge.files import name_as_text, write_atomically
 from lpcnet_edge.imaging import resize_image
 from lpcnet_edge.types import Dataset, Image
 
@@ -80,7 +80,10 @@ class CalibrationRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """One image of a set; ``sha256`` is :func:`~lpcnet_edge.build.looks.pixel_digest` of it before resizing."""
+    """One image of a set; ``sha256`` is :func:`~lpcnet_edge.build.looks.pixel_digest` of it before resizing.
+
+    ``name`` and ``part`` are as :func:`~lpcnet_edge.files.name_as_text` writes them.
+    """
 
     name: str
     part: str
@@ -177,8 +180,8 @@ def pick_calibration_set(
     rows = strata_of(dataset, cheap)
     _check(dataset, recipe, [dict(zip(cheap, row, strict=True)) for row in rows])
     draw = Draw(
-        names=[entry.name for entry in entries],
-        parts=[entry.part for entry in entries],
+        names=[name_as_text(entry.name) for entry in entries],
+        parts=[name_as_text(entry.part) for entry in entries],
         defective=[entry.label != 0 for entry in entries],
         defect_share=recipe.defect_share,
         counted=tuple(
@@ -209,7 +212,7 @@ def pick_calibration_set(
     picked = []
     for done, i in enumerate(chosen, 1):
         digest = digests.get(i) or pixel_digest(dataset.read(i).image)
-        picked.append(Picked(entries[i].name, entries[i].part, digest, strata[i]))
+        picked.append(Picked(draw.names[i], draw.parts[i], digest, strata[i]))
         if progress is not None and BRIGHTNESS not in recipe.strata:
             progress(done, len(chosen))
     return CalibrationSet(dataset.select(chosen), tuple(picked), recipe, tile_px, tuple(shortfalls))
@@ -236,7 +239,7 @@ def open_calibration_set(path: Path, dataset: Dataset) -> CalibrationSet:
     mend = "pick the set again (lpcnet-edge calibrate set)"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise BadArtifact(f"{path} cannot be read as JSON: {exc}", mend=mend) from exc
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
@@ -250,7 +253,7 @@ def open_calibration_set(path: Path, dataset: Dataset) -> CalibrationSet:
         tile_px, shortfalls = int(content["tile_px"]), tuple(map(str, content["shortfalls"]))
     except (KeyError, TypeError, ValueError, LpcnetError) as exc:
         raise BadArtifact(f"{path}: it has no proper content: {exc}", mend=mend) from exc
-    places = {entry.name: i for i, entry in enumerate(dataset.entries)}
+    places = {name_as_text(entry.name): i for i, entry in enumerate(dataset.entries)}
     missing = [row.name for row in rows if row.name not in places]
     if missing:
         raise BadData(

@@ -49,7 +49,7 @@ def _address(weights_sha256: str) -> str:
 def _read(path: Path) -> onnx.ModelProto | None:
     try:
         data = path.read_bytes()
-        wanted = path.with_name(path.name + ".sha256").read_text()
+        wanted = path.with_name(path.name + ".sha256").read_bytes()
     except OSError:
         return None
-    return onnx.load_model_from_string(data) if hashlib.sha256(data).hexdigest() == wanted else None
+    return onnx.load_model_from_string(data) if hashlib.sha256(data).hexdigest().encode() == wanted else None

@@ -65,7 +65,8 @@ def look_at_dataset(dataset: Dataset, progress: Progress | None = None) -> Looke
 def look_at_set(chosen: CalibrationSet, progress: Progress | None = None) -> Looked:
     """Look at the images of a picked set; one whose pixels are not those that were picked cannot be used."""
     looked = look_at_dataset(chosen.dataset, progress)
-    wanted = {entry.name: entry.sha256 for entry in chosen.entries}
+    names = (entry.name for entry in chosen.dataset.entries)
+    wanted = {name: picked.sha256 for name, picked in zip(names, chosen.entries, strict=True)}
     changed = [look.name for look in looked.looks if look.sha256 != wanted[look.name]]
     if not changed:
         return looked
@@ -144,7 +145,8 @@ def read_raw(path: Path, channels: int | None = None) -> NDArray[Any]:
     """
     try:
         if path.suffix.lower() == ".npy":
-            image: NDArray[Any] | None = np.load(path, allow_pickle=False)
+            with path.open("rb") as stream:  # np.load would open archives of arrays, too
+                image: NDArray[Any] | None = np.lib.format.read_array(stream, allow_pickle=False)
         else:
             data = np.fromfile(path, np.uint8)
             image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None

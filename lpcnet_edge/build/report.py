@@ -13,8 +13,8 @@ from lpcnet_edge.files import finite
 
 
 def as_json(value: Any) -> bytes:
-    """Indented JSON; numbers that JSON cannot hold become null."""
-    return (json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n").encode()
+    """Indented JSON; numbers that JSON cannot hold become null, bytes of names that are no UTF-8 ``\\udcNN``."""
+    return (json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def curve_png(steps: Sequence[Step], max_drop: float) -> bytes:

@@ -13,6 +13,7 @@ from lpcnet_edge.build.settings import Progress
 from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
 from lpcnet_edge.datasets.selection import known_values
 from lpcnet_edge.errors import BadData, LpcnetError, UsageError
+from lpcnet_edge.files import name_as_text
 from lpcnet_edge.network.weights import weights_path
 from lpcnet_edge.types import Dataset
 from lpcnet_edge.yamlfile import load_yaml
@@ -110,7 +111,7 @@ def _measurable(check: Dataset) -> Dataset:
 
 
 def _is_check(part: str) -> bool:
-    return int.from_bytes(hashlib.sha256(part.encode()).digest()[:4], "big") % CHECK_SHARE == 0
+    return int.from_bytes(hashlib.sha256(name_as_text(part).encode()).digest()[:4], "big") % CHECK_SHARE == 0
 
 
 def trained_on(weights: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import onnx
 
 from lpcnet_edge.build.half import to_half
 from lpcnet_edge.build.settings import Progress
-from lpcnet_edge.bundle.cache import cache_root
+from lpcnet_edge.bundle.cache import build_cache
 from lpcnet_edge.bundle.machine_plans import put_plans
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import UsageError
@@ -55,13 +55,11 @@ def plans_for_station(
         if spec.precision != "fp32":
             half = to_half(onnx.load_model_from_string(canonical)).SerializeToString()
         stages[name] = StageOnnx(canonical, half)
-    timing = cache_root() / "timing"
-    timing.mkdir(mode=0o700, parents=True, exist_ok=True)
     built = build_plans(
         stages,
         module=module,
         compute_capabilities=compute_capabilities or None,
-        timing_caches=timing,
+        timing_caches=build_cache("timing"),
         progress=lambda share, phase: progress(phase, round(100 * share), 100),
     )
     files = tuple(map(str, put_plans(bundle, built.files)))

@@ -73,13 +73,7 @@ def machine_cache(bundle_id: str, runtime: str, version: str, device: str) -> Pa
         It holds something, and its manifest is missing, damaged or for something else.
     """
     check_name(bundle_id)
-    root = cache_root()
-    root.parent.mkdir(parents=True, exist_ok=True)
-    folder = root / bundle_id / slug(runtime, version, device)
-    for path in (root, root / bundle_id, folder):
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-        _check_owner(path)
+    folder = _own(bundle_id, slug(runtime, version, device))
     wanted = _CacheManifest(bundle_id, runtime, version, device)
     with locked(folder):
         if not (folder / _MANIFEST).exists() and not any(p for p in folder.iterdir() if not _is_leftover(p)):
@@ -88,6 +82,14 @@ def machine_cache(bundle_id: str, runtime: str, version: str, device: str) -> Pa
     if replace(found, artifacts={}) != wanted:
         raise StaleCache(f"{folder} is a cache of {found}, not of {wanted}", mend=_removal(folder))
     return folder
+
+
+def build_cache(name: str) -> Path:
+    """A folder of :func:`cache_root` that the builds on this machine share, such as ``exports``, made where absent.
+
+    Raises ``UnsafeCache`` as :func:`machine_cache` does.
+    """
+    return _own(name)
 
 
 def made_for(bundle_id: str) -> list[tuple[str, str, str, tuple[str, ...]]]:
@@ -147,6 +149,18 @@ def drop_artifact(cache: Path, name: str) -> None:
             rest = {other: kept for other, kept in manifest.artifacts.items() if other != name}
             _save(cache, replace(manifest, artifacts=rest))
             (cache / _file_name(name, record)).unlink(missing_ok=True)
+
+
+def _own(*names: str) -> Path:
+    """The folder below :func:`cache_root`; it and those above it are made with mode 0700 whatever the umask."""
+    path = cache_root()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in ("", *names):
+        path /= name
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        _check_owner(path)
+    return path
 
 
 def _file_name(name: str, record: FileRecord) -> str:

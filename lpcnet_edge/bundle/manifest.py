@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from lpcnet_edge.bundle.names import MANIFEST, SIGNATURE, check_name, check_names, shown
+from lpcnet_edge.bundle.names import MANIFEST, SIGNATURE, check_name, check_names, is_printable, shown
 from lpcnet_edge.config import suggest
 from lpcnet_edge.decision import Rules
 from lpcnet_edge.errors import BadConfig
@@ -173,11 +173,7 @@ class Manifest:
         if self.schema_version != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {self.schema_version}; this toolkit writes {SCHEMA_VERSION}")
         check_bundle_name(self.name)
-        if not 2 <= len(self.classes) <= 255:
-            raise ValueError(f"{len(self.classes)} classes; there are 2 (background and a defect) to 255")
-        for name in self.classes:
-            _check_text("the class name", name)
-        _check_unique("class", self.classes)
+        check_classes(self.classes)
         if not is_tile_side(self.tile_px):
             raise ValueError(
                 f"tile_px is {self.tile_px}; it is a multiple of {TILE_MULTIPLE_PX} up to {LARGEST_TILE_PX}"
@@ -225,6 +221,15 @@ def check_bundle_name(name: str) -> None:
         )
 
 
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless a bundle may have these classes."""
+    if not 2 <= len(classes) <= 255:
+        raise ValueError(f"{len(classes)} classes; there are 2 (background and a defect) to 255")
+    for name in classes:
+        _check_text("the class name", name)
+    _check_unique("class", classes)
+
+
 def check_plain(value: object, where: str) -> None:
     """Raise ``ValueError`` unless the value is what YAML and JSON both hold, finite, and safe to print."""
     if isinstance(value, Mapping):
@@ -237,7 +242,7 @@ def check_plain(value: object, where: str) -> None:
         for index, item in enumerate(value):
             check_plain(item, f"{where}[{index}]")
     elif isinstance(value, str):
-        if not all(c.isprintable() or c in "\n\t" for c in value):
+        if not all(is_printable(c) or c in "\n\t" for c in value):
             raise ValueError(f"{where} has control characters: '{shown(value)}'")
     elif type(value) is float:
         if not math.isfinite(value):
@@ -247,11 +252,11 @@ def check_plain(value: object, where: str) -> None:
 
 
 def _check_text(what: str, text: str) -> None:
-    if not text.strip() or not text.isprintable() or len(text) > 256:
+    if not text.strip() or not is_printable(text) or len(text) > 256:
         raise ValueError(f"{what} '{shown(text)}' is empty, over 256 characters or has control characters")
 
 
-def _check_unique(what: str, names: list[str] | tuple[str, ...]) -> None:
+def _check_unique(what: str, names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "bundle.yaml"
 SIGNATURE = "signature"
@@ -18,10 +20,24 @@ MAX_DEPTH = 8
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
+def is_printable(text: str) -> bool:
+    """Whether a terminal shows the text as it is; the wide spaces of other scripts count, unlike for Python."""
+    return all(c.isprintable() or unicodedata.category(c) == "Zs" for c in text)
+
+
 def shown(text: object) -> str:
     """Text of unknown origin as it may be printed: what a terminal would act on, or not show, is escaped."""
     cut = str(text) if len(str(text)) <= 400 else str(text)[:397] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
+    return "".join(c if is_printable(c) else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
+
+
+def printable(value: Any) -> Any:
+    """Plain data as a manifest holds it: what no terminal shows, in the names of folders say, is escaped."""
+    if isinstance(value, dict):
+        return {key: printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    return shown(value) if isinstance(value, str) and not is_printable(value) else value
 
 
 def check_name(name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
 import tempfile
 from collections.abc import Callable
@@ -48,11 +49,15 @@ def make_keys(prefix: Path) -> tuple[Path, Path]:
     key = Ed25519PrivateKey.generate()
     prefix.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        stream.flush()
-        os.fsync(stream.fileno())
-    write_atomically(public, _public_pem(key.public_key()))
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            stream.flush()
+            os.fsync(stream.fileno())
+        write_atomically(public, _public_pem(key.public_key()))
+    except BaseException:  # half a pair is of no use, and would stand in the way of the next call
+        private.unlink(missing_ok=True)
+        raise
     return private, public
 
 
@@ -63,7 +68,8 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
         raise BadKey(f"{path} is a public key; signing takes the private one", mend="give the .key file")
     if stat.S_IMODE(mode) & 0o077:
         raise BadKey(
-            f"{path} is a private key that others can read (mode {stat.S_IMODE(mode):04o})", mend=f"chmod 600 {path}"
+            f"{path} is a private key that others can read (mode {stat.S_IMODE(mode):04o})",
+            mend=f"chmod 600 {shlex.quote(str(path))}",
         )
     key = _parse(path, lambda: load_pem_private_key(raw, password=None))
     if not isinstance(key, Ed25519PrivateKey):
@@ -92,7 +98,7 @@ def check_signature(manifest: bytes, signature: bytes | None, key: Ed25519Public
     if signature is None:
         raise SignatureError(
             f"{where} is not signed, and a signature by the key {fingerprint(key)} is demanded",
-            mend=f"lpcnet-edge sign {where} --key PRIVATE, by whoever built it",
+            mend=f"lpcnet-edge sign {shlex.quote(where)} --key PRIVATE, by whoever built it",
         )
     try:
         key.verify(signature, manifest)
@@ -111,6 +117,11 @@ def sign_bundle(folder: Path, manifest_sha256: str, key: Ed25519PrivateKey) -> N
     nothing inside the folder.
     """
     folder = folder.resolve()
+    with tree.locked(folder.parent):  # as writing does: no other bundle may come in between
+        _sign(folder, manifest_sha256, key)
+
+
+def _sign(folder: Path, manifest_sha256: str, key: Ed25519PrivateKey) -> None:
     with tree.open_inside(folder, MANIFEST) as stream:
         manifest = stream.read(MAX_BYTES + 1)
     if hashlib.sha256(manifest).hexdigest() != manifest_sha256:

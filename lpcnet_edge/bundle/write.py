@@ -85,7 +85,7 @@ def check_out(out: Path, *, sign_with: Path | None = None) -> Ed25519PrivateKey 
     """
     if not out.name or out.name == "..":
         raise UsageError(f"'{out}' names no folder to make", mend="give the bundle's own folder")
-    for above in out.absolute().parents:
+    for above in (Path(os.path.realpath(out.parent)) / out.name).parents:  # `..` and links lead elsewhere
         if (above / MANIFEST).exists():
             raise NotABundle(
                 f"{out} lies inside the bundle {above}, and nothing is added to one", mend="give another --out"
@@ -156,6 +156,8 @@ def _check_replaceable(out: Path) -> None:
         return
     if not out.is_dir():
         raise NotABundle(f"{out} exists and is no folder", mend=mend)
+    if out.is_mount():  # a container's volume, say: no rename can take its place
+        raise NotABundle(f"{out} is a mounted volume, which is not replaced", mend="give a folder in it as --out")
     if not any(out.iterdir()):
         return
     try:

@@ -186,10 +186,11 @@ def _build_from(args: argparse.Namespace) -> int:
 
 def _print(result: BuildResult, splits: Splits) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    console = text_console()
+    console = text_console()  # names of folders and data are never read as markup
     check: Any = result.report["check"]
-    console.print(f"{result.bundle.manifest.precision} beside float: {splits.note}")
+    console.print(Text(f"{result.bundle.manifest.precision} beside float: {splits.note}"))
     table = Table()
     for column in ("", "float", result.bundle.manifest.precision):
         table.add_column(column, justify="left" if not column else "right")
@@ -211,5 +212,6 @@ def _print(result: BuildResult, splits: Splits) -> None:
         restored = ", ".join(result.restored_layers) or "none"
         console.print(f"ranges by {result.report['method']}; layers kept in float: {restored}")
     for note in result.notes:
-        console.print(note)
-    console.print(f"{result.bundle.path}: {result.bundle.id}, {result.seconds:.1f} s, {result.peak_rss_mb:.0f} MB")
+        console.print(Text(note))
+    about = f"{result.bundle.id}, {result.seconds:.1f} s, {result.peak_rss_mb:.0f} MB"
+    console.print(Text(f"{result.bundle.path}: {about}"))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.bundle.manifest import GateSpec, Manifest, trained_on
+from lpcnet_edge.bundle.names import printable
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.bundle.write import write_bundle
 from lpcnet_edge.config import to_mapping
@@ -105,7 +106,7 @@ def write_with_gate(
     """Write the bundle anew with a calibrated gate: a changed gate is a new bundle with a new id.
 
     ``data`` says what it was calibrated on; it goes into the provenance. Raises ``UsageError`` where ``out`` is the
-    bundle itself.
+    bundle itself, and what :meth:`~lpcnet_edge.bundle.Bundle.read` raises where it changed since it was opened.
     """
     if out.exists() and out.samefile(bundle.path):
         raise UsageError(f"{out} is the bundle itself, which is never changed", mend="give another folder as --out")
@@ -113,8 +114,8 @@ def write_with_gate(
     about = {name: value for name, value in to_mapping(found).items() if name not in to_mapping(gate)}
     if not np.isfinite(found.cleared):
         about["cleared"] = None  # no free tiles
-    provenance = {**bundle.manifest.provenance, "gate": {**about, **data, "from_bundle": bundle.id}}
-    files: dict[str, bytes | Path] = {name: bundle.file(name) for name in bundle.manifest.files}
+    provenance = {**bundle.manifest.provenance, "gate": {**about, **printable(data), "from_bundle": bundle.id}}
+    files: dict[str, bytes | Path] = {name: bundle.read(name) for name in bundle.manifest.files}
     manifest = replace(bundle.manifest, gate=gate, provenance=provenance)
     return write_bundle(out, manifest, files, sign_with=sign_with)
 

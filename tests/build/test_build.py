@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -25,10 +27,14 @@ from lpcnet_edge.build.calibration_set import open_calibration_set
 from lpcnet_edge.build.golden import GOLDEN_FILE, GOLDEN_TILES
 from lpcnet_edge.build.quantise import LEVELS, place
 from lpcnet_edge.build.ranges import METHODS
+from lpcnet_edge.build.report import as_json
+from lpcnet_edge.build.settings import BuildResult
 from lpcnet_edge.build.splits import split
+from lpcnet_edge.bundle.manifest import check_plain
+from lpcnet_edge.bundle.names import printable
 from lpcnet_edge.bundle.read import open_bundle
 from lpcnet_edge.cli import main
-from lpcnet_edge.cli.build import _METHODS
+from lpcnet_edge.cli.build import _METHODS, _print
 from lpcnet_edge.datasets import open_dataset
 from lpcnet_edge.network.weights import load_network, save_weights
 
@@ -168,7 +174,33 @@ def test_what_would_fail_at_the_end_fails_at_the_beginning(
     ):
         assert main(["build", "--weights", "carbon-fabric", "--out", str(tmp_path / "out"), *more]) == 3
         assert said in capsys.readouterr().err
+    network = load_network("carbon-fabric").network
+    odd = replace(network.config, classes=("background", "zero\u200bwidth", *network.config.classes[2:]))
+    save_weights(tmp_path / "odd.safetensors", odd, network.state_dict(), 128)
+    assert main(["build", "--weights", str(tmp_path / "odd.safetensors"), *data, "--out", str(tmp_path / "out")]) == 3
+    assert r"the class name 'zero\u200bwidth' is empty" in capsys.readouterr().err
     assert not (tmp_path / "cache" / "exports").exists()
+
+
+def test_names_of_folders_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets are markup to the library that prints the tables."""
+    place = Path("/data/[red]/[/old]/mt")
+    side = {"mean_iou": 1.0, "mean_pixel_accuracy": 1.0, "defect_iou": 1.0}
+    agreement = {"mask_iou": 1.0, "pixels": 1.0, "defects_lost": 0, "defects_caught_by_reference": 1}
+    check = {"reference": side, "candidate": side, "agreement": agreement, "escapes": {"new": []}}
+    bundle = SimpleNamespace(manifest=SimpleNamespace(precision="fp32"), path=place, id="mt-0")
+    notes = (f"calibrated: {place}/x does not exist yet",)
+    result: Any = BuildResult(cast(Any, bundle), {"check": check}, 1.0, 1.0, {}, (), notes)
+    _print(result, cast(Any, SimpleNamespace(note=f"check on {place}")))
+    assert capsys.readouterr().out.count(str(place)) == 3
+
+
+def test_names_of_folders_stand_in_a_manifest_as_they_can_be_printed() -> None:
+    about = {"data": "\u691c\u67fb\u3000A", "trained_on": {"folds": ["1", "\udce9\x1b"]}, "tiles": 3, "weights": None}
+    expected = {**about, "trained_on": {"folds": ["1", r"\udce9\x1b"]}}
+    assert printable(about) == expected
+    check_plain(expected, "provenance")
+    assert json.loads(as_json({"parts": ["\udce9"]})) == {"parts": ["\udce9"]}
 
 
 @pytest.mark.parametrize("name", ["my bundle", "Prüfung", "-x", "x" * 65])

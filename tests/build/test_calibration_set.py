@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibration_data import fabric, write_tiles
+from calibration_data import fabric, surface, write_tiles
+from dataset_files import write_image
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +24,7 @@ from lpcnet_edge.build.calibration_set import (
     open_calibration_set,
     pick_calibration_set,
 )
+from lpcnet_edge.build.lint_sources import look_at_set
 from lpcnet_edge.build.looks import pixel_digest
 from lpcnet_edge.build.strata import brightness_bins, share_out
 from lpcnet_edge.cli import main
@@ -194,6 +197,27 @@ def test_a_manifest_reads_back(tiles: Dataset, tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(again.tiles(), chosen.tiles(), strict=True))
     with pytest.raises(BadData, match="are not in magnetic-tile, such as MT_"):
         open_calibration_set(path, without_fold(tiles, "2"))
+
+
+@pytest.mark.skipif(os.fsencode("\udce9") != b"\xe9", reason="names of files are no bytes here")
+def test_names_that_are_no_utf8_can_be_picked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a ZIP file from another system leaves them."""
+    for index in range(8):
+        mask = np.zeros((48, 40), np.uint8)
+        mask[4:9, 4:9] = index % 2
+        write_image(tmp_path / "images" / f"{index}.png", surface(index))
+        write_image(tmp_path / "masks" / f"{index}.png", mask)
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "3.png").rename(tmp_path / folder / "pr\udce9.png")
+    (tmp_path / "classes.yaml").write_text("names: [background, crack]\n")
+    data = open_dataset(str(tmp_path))
+    chosen = pick_calibration_set(data, CalibrationRecipe(tiles=8), 32)
+    assert {entry.name for entry in chosen.entries} >= {"images/0.png", r"images/pr\xe9.png"}
+    path = tmp_path / "set.json"
+    chosen.write(path)
+    assert open_calibration_set(path, data).digest == chosen.digest
+    assert len(list(open_calibration_set(path, data).tiles())) == 8
+    assert not look_at_set(chosen).unreadable
 
 
 def test_an_image_that_changed_is_refused(tmp_path: Path) -> None:

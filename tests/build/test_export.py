@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from lpcnet_edge.backends.engine import EngineSegmenter
 from lpcnet_edge.backends.graphs import OPSET, from_model
 from lpcnet_edge.backends.onnxruntime import OnnxRuntimeEngine
 from lpcnet_edge.build.export import export_network
+from lpcnet_edge.build.float_onnx import float_pair
 from lpcnet_edge.build.parity import LEAST_CLASS_AGREEMENT, check_parity
 from lpcnet_edge.errors import BuildFailed
 from lpcnet_edge.network.inference import FloatNetwork
@@ -165,6 +167,18 @@ class Off:
         classes = right.classes.copy()
         classes.reshape(-1)[: self._pixels] ^= 1
         return replace(right, classes=classes, heatmap=right.heatmap + np.float32(self._heat))
+
+
+def test_a_kept_export_that_was_damaged_is_made_again(
+    small: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpcnet_edge.build.float_onnx.export_network", lambda _: small.pair)
+    assert float_pair(small.network, "0" * 64, tmp_path)[1] == ""
+    for name, damage in (("*/confidence.onnx", b"x"), ("*/localization.onnx.sha256", b"\xff\xfe")):
+        assert float_pair(small.network, "0" * 64, tmp_path)[1] == "export reused"
+        (path,) = tmp_path.glob(name)
+        path.write_bytes(damage)
+        assert float_pair(small.network, "0" * 64, tmp_path)[1] == ""
 
 
 def test_parity_is_measured_to_the_pixel(small: Exported) -> None:

@@ -264,8 +264,12 @@ def test_files_that_are_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[
     (folder / "broken.png").write_bytes(b"\x89PNG no more")
     np.save(folder / "odd.npy", np.zeros((2, 3, 4, 5), np.uint8))
     (folder / "pickle.npy").write_bytes(b"\x80\x04N.")
+    with (folder / "several.npy").open("wb") as stream:
+        np.savez(stream, one=np.zeros((4, 4), np.uint8))
+    (folder / "zip.npy").write_bytes(b"PK\x03\x04no more")
     found = look_at_folder(folder)
-    assert [finding.names for finding in found.unreadable] == [("broken.png",), ("odd.npy",), ("pickle.npy",)]
+    wrong = ["broken.png", "odd.npy", "pickle.npy", "several.npy", "zip.npy"]
+    assert [finding.names for finding in found.unreadable] == [(name,) for name in wrong]
     code, said = lint([str(folder)], capsys)
     assert (code, {f["kind"] for f in said["findings"]}) == (3, {"unreadable"})
     good = write_frames(tmp_path / "good", GREY)

@@ -118,6 +118,16 @@ def test_without_folds_a_quarter_of_the_parts_checks(tmp_path: Path) -> None:
     assert parts(again.check) == parts(found.check), "the same parts check every time"
 
 
+def test_parts_may_have_names_that_are_no_utf8(tmp_path: Path) -> None:
+    root = folder(tmp_path, 40)
+    for kind in ("images", "masks"):
+        for index in range(40):
+            for path in (root / kind).glob(f"part{index:03d}_*.png"):
+                path.rename(path.with_name(f"\udce9{path.name}"))
+    (root / "classes.yaml").write_text("names: [background, crack]\nparts: '(?P<part>.+part[0-9]+)_'\n")
+    assert_apart(split(open_dataset(str(root)), "carbon-fabric", None, silent))
+
+
 def test_shots_of_one_part_that_nobody_grouped_stay_together_by_their_looks(tmp_path: Path) -> None:
     """Every image counts as a part of its own here; what looks alike still does not stand on both sides."""
     folder(tmp_path, 40)

@@ -135,6 +135,26 @@ def test_what_is_no_bundle_is_not_replaced(root: Path, tmp_path: Path) -> None:
     open_bundle(root)
 
 
+def test_a_mounted_volume_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "volume")
+    with pytest.raises(NotABundle, match="is a mounted volume"):
+        write.check_out(tmp_path / "volume")
+    write_tiny(tmp_path / "volume" / "tiny")
+
+
+def test_what_lies_inside_a_bundle_is_told_by_where_it_leads(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    write_tiny(Path("../beside"))
+    assert open_bundle(tmp_path / "beside").id
+    (tmp_path / "link").symlink_to(root / "golden")
+    with pytest.raises(NotABundle, match="lies inside the bundle"):
+        write_tiny(tmp_path / "link" / "new")
+    open_bundle(root)
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_failing_swap_leaves_the_old_bundle(exchange: bool, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, rename = digest_of(root), os.rename
@@ -185,6 +205,8 @@ def test_what_cannot_be_opened_is_not_written(
     [
         {"name": "-x"},
         {"name": "a b"},
+        {"classes": ("background", "\x1b[31mcrack")},
+        {"classes": ("background", "cr\u200back")},
         {"provenance": {"when": object()}},
         {"provenance": {1: "x"}},
         {"accuracy": {"mean_iou": float("nan")}},
@@ -237,6 +259,13 @@ def test_the_manifest_survives_plain_data() -> None:
     mapping = json.loads(json.dumps(to_mapping(manifest)))
     assert from_mapping(Manifest, mapping, "there") == manifest
     assert next(iter(mapping)) == "schema_version"
+
+
+def test_names_may_have_the_spaces_of_their_script(tmp_path: Path) -> None:
+    manifest = tiny_manifest(classes=("background", "\u5927\u304d\u3044\u3000\u50b7"), provenance={"data": "a\u00a0b"})
+    write_bundle(tmp_path / "tiny", manifest, tiny_files())
+    found = open_bundle(tmp_path / "tiny").manifest
+    assert (found.classes, found.provenance) == (manifest.classes, manifest.provenance)
 
 
 def test_slugs_are_names() -> None:

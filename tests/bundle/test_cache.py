@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lpcnet_edge.bundle.cache import cache_root, get_artifact, machine_cache, put_artifact
+from lpcnet_edge.bundle.cache import build_cache, cache_root, get_artifact, machine_cache, put_artifact
 from lpcnet_edge.errors import StaleCache, UnsafeCache, UsageError
 
 KEY = ("tiny-0123456789ab", "openvino", "2026.4.0", "Intel(R) Xeon(R) CPU")
@@ -129,6 +129,20 @@ def test_a_folder_that_others_can_write_to(level: int) -> None:
     folder.chmod(0o770)
     with pytest.raises(UnsafeCache, match=r"mode 0770.*chmod 700"):
         machine_cache(*KEY)
+
+
+def test_what_builds_share_is_private_whatever_the_umask(home: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        folder = build_cache("exports")
+    finally:
+        os.umask(before)
+    assert folder == home / "exports"
+    assert {path.stat().st_mode & 0o777 for path in (home, folder)} == {0o700}
+    machine_cache(*KEY)
+    folder.chmod(0o770)
+    with pytest.raises(UnsafeCache, match="mode 0770"):
+        build_cache("exports")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")

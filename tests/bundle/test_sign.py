@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 from bundle_making import edit_manifest, write_tiny
@@ -66,6 +70,37 @@ def test_nothing_is_signed_that_changed_since_it_was_verified(root: Path, keys: 
     assert not (root / "signature").exists()
 
 
+def test_no_bundle_takes_the_place_of_one_while_it_is_signed(root: Path, keys: tuple[Path, Path]) -> None:
+    private = load_private_key(keys[0])
+    turns: list[str] = []
+
+    class Slow:
+        def sign(self, manifest: bytes) -> bytes:
+            handle = os.open(root.parent, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                turns.append("writers wait")
+            finally:
+                os.close(handle)
+            return private.sign(manifest)
+
+    sign_bundle(root, open_bundle(root).manifest_sha256, cast(ed25519.Ed25519PrivateKey, Slow()))
+    assert turns == ["writers wait"]
+    open_bundle(root, trusted_key=keys[1])
+
+
+def test_half_a_pair_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lpcnet_edge.bundle.sign.write_atomically", full)
+        assert main(["keygen", "--out", str(tmp_path / "k")]) == 3
+    assert list(tmp_path.iterdir()) == []
+    assert main(["keygen", "--out", str(tmp_path / "k")]) == 0
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command")
 def test_openssl_agrees(root: Path, keys: tuple[Path, Path]) -> None:
     main(["sign", str(root), "--key", str(keys[0])])
@@ -87,6 +122,9 @@ def test_a_private_key_that_others_can_read(keys: tuple[Path, Path]) -> None:
     keys[0].chmod(0o640)
     with pytest.raises(BadKey, match=r"mode 0640.*chmod 600"):
         load_private_key(keys[0])
+    moved = keys[0].rename(keys[0].with_name("line 4.key"))
+    with pytest.raises(BadKey, match=r"chmod 600 '.*line 4\.key'"):
+        load_private_key(moved)
 
 
 def test_keys_that_are_none(root: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from lpcnet_edge.bundle.write import write_bundle
 from lpcnet_edge.cli.command import main
 from lpcnet_edge.config import from_mapping, to_mapping
 from lpcnet_edge.datasets import open_dataset
-from lpcnet_edge.errors import BadConfig
+from lpcnet_edge.errors import BadConfig, ChangedFile
+from lpcnet_edge.metrics.conformal import GateCalibration
 from lpcnet_edge.runtime import running
+from lpcnet_edge.runtime.gate_calibration import write_with_gate
 from lpcnet_edge.runtime.parts import PartJoiner
 from lpcnet_edge.runtime.running import PartLines, Percentiles, Report
 from lpcnet_edge.runtime.settings import RunSettings
@@ -183,6 +185,20 @@ def test_calibrate_gate_makes_a_new_bundle(work: Path, capsys: pytest.CaptureFix
     assert main(["calibrate", "gate", "engines/x", *options, "--out", "other", "--alpha", "0.01"]) == 2
     assert "bring 99 defective parts" in capsys.readouterr().err
     assert not Path("other").exists()
+
+
+def test_a_bundle_that_changes_while_its_gate_is_calibrated(tmp_path: Path) -> None:
+    bundle = write_local(tmp_path / "x")
+    found = GateCalibration(
+        threshold=0.5, alpha=0.1, alpha_is_auto=False, parts=40, misses=3, cleared=0.5, min_defect_px=20
+    )
+    made = write_with_gate(bundle, tmp_path / "new", found, data={"data": "data\u200d"})
+    assert made.manifest.provenance["gate"]["data"] == r"data\u200d"
+    with (tmp_path / "x" / "confidence.onnx").open("r+b") as stream:
+        stream.write(b"another")
+    with pytest.raises(ChangedFile, match=r"confidence\.onnx"):
+        write_with_gate(bundle, tmp_path / "other", found, data={})
+    assert not (tmp_path / "other").exists()
 
 
 def test_calibrating_on_what_was_trained_on_is_said(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
