@@ -2,7 +2,7 @@ r"""Does LPC-Net's idea pay? The ablation and the peers, trained alike, measured
 
     python benchmarks/accuracy/study.py --data DIR [--configs backbone lpc-net ...] [--folds 1 2 3 4] [--seeds 0 1 ...]
         [--split tile|image] [--grouping index|numbers] [--steps N] [--batch N] [--crop PX] [--threads N] [--jobs N]
-        [--start WORK] [--records benchmarks/records/study] [--work runs/study/work] [--dry-run]
+        [--start WORK] [--teacher NAME] [--records benchmarks/records/study] [--work runs/study/work] [--dry-run]
     python benchmarks/accuracy/study.py --data carbon-fabric:count=3000,seed=1 \
         --test carbon-fabric:count=300,seed=900002
 
@@ -54,6 +54,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--records", type=Path, default=Path("benchmarks/records/study"))
     parser.add_argument("--work", type=Path, default=Path("runs/study/work"))
     parser.add_argument("--start", type=Path, help="--work of another study: begin with what the same configs learned")
+    parser.add_argument("--teacher", metavar="NAME", help="weights whose predictions all runs learn beside the masks")
     parser.add_argument("--dry-run", action="store_true", help="say which runs there are and which are done")
     return parser
 
@@ -89,6 +90,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         records=args.records,
         work=args.work,
         start=args.start,
+        teacher=args.teacher,
     )
 
 

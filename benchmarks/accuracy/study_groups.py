@@ -129,11 +129,12 @@ class Group:
     def caption(self) -> list[str]:
         """What was done, how far it is from the full study, and what that means; one sentence a line."""
         budget, folds = self.budget, ", ".join(self.folds)
+        taught = f", taught by {budget['teacher']}" if "teacher" in budget else ""
         lines = [
             f"{len(self.records)} runs: configurations {', '.join(self.configs)}; held-out folds {folds}; "
             f"seeds {', '.join(map(str, self.seeds))}.",
             f"Each run: {budget['steps']} steps of {budget['batch']} crops of {budget['crop_px']} px from tiles of "
-            f"{budget['tile_px']} px, recipe `{budget['recipe']}`, from {budget['start']}.",
+            f"{budget['tile_px']} px, recipe `{budget['recipe']}`, from {budget['start']}{taught}.",
         ]
         less = []
         if len(self.seeds) < FULL_SEEDS:

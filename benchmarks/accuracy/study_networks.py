@@ -17,7 +17,7 @@ from lpcnet_edge.network.model import LpcNet
 from lpcnet_edge.network.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
-from networks import PEERS, build_peer
+from networks import PEERS, PRETRAINED, build_peer
 
 ABLATION: dict[str, tuple[bool, bool, bool]] = {
     "backbone": (False, False, False),
@@ -88,6 +88,13 @@ def builder(name: str) -> Callable[[NetworkConfig], LpcNet]:
         return SegmentationAlone(config, Peer(build_peer(name, config.channels, len(config.classes))))
 
     return ablation if name in ABLATION else peer
+
+
+def begin(name: str, network: LpcNet) -> None:
+    """Load published weights where a configuration begins with them; raises ``MissingLibrary``."""
+    if name in PRETRAINED:
+        peer: Peer = network.confidence  # type: ignore[assignment]
+        PRETRAINED[name](peer.network, network.config.channels)
 
 
 def recipe_of(name: str, base: Recipe, seed: int) -> Recipe:

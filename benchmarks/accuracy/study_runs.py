@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import torch
 import yaml
 from study_bootstrap import named_figures
 from study_measure import code_digest, device, load_into, load_run, measure_by_part
-from study_networks import builder, cost_of, needs_stage1, recipe_of
+from study_networks import begin, builder, cost_of, needs_stage1, recipe_of
 from study_records import SCHEMA, read_record, write_record
 
 from lpcnet_edge.config import to_mapping
@@ -23,6 +24,7 @@ from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
 from lpcnet_edge.errors import BadConfig, UsageError
 from lpcnet_edge.network.recipe import Recipe
 from lpcnet_edge.network.training import TrainProgress, train
+from lpcnet_edge.network.weights import load_network, weights_path
 from lpcnet_edge.types import Dataset
 
 FOLDS = 4
@@ -69,6 +71,8 @@ class Plan:
     start
         The work folder of another study, whose run of the same configuration and seed each run begins with; None for
         random weights.
+    teacher
+        Weights, by name or path, whose predictions every run learns beside the masks; None for none.
     """
 
     data: Dataset
@@ -80,6 +84,7 @@ class Plan:
     records: Path
     work: Path
     start: Path | None = None
+    teacher: str | None = None
 
     def folds(self) -> list[str]:
         """The folds to hold out in turn; one named ``unseen`` where there are images of their own for it."""
@@ -107,6 +112,8 @@ class Plan:
         recipe = to_mapping(self.recipe)
         for name in ("seed", "embed_localization", "weight_loss", "refine_pixels", "checkpoint_every"):
             del recipe[name]
+        if self.teacher is None:
+            del recipe["loss"]["distillation"]
         return {
             "data": self.data.name,
             "digest": self.data.digest(),
@@ -114,6 +121,11 @@ class Plan:
             "split": UNSEEN if self.test is not None else self.split,
             "recipe": recipe,
             **({} if self.start is None else {"start": self.origin()}),
+            **(
+                {}
+                if self.teacher is None
+                else {"teacher": hashlib.sha256(weights_path(self.teacher).read_bytes()).hexdigest()}
+            ),
         }
 
     def origin(self) -> str:
@@ -202,12 +214,22 @@ def _measure(
 
     def build(config: Any) -> Any:
         built.append(builder(run.config)(config))
+        begin(run.config, built[-1])
         return built[-1]
 
     notes = {"study": plan.name_of(run), "excluded_folds": [run.fold]}
     origin = plan.started_from(run)
-    start = None if origin is None else load_run(origin, builder(run.config))
-    summary = train(training, recipe, folder, resume=True, progress=progress, start=start, notes=notes, build=build)
+    summary = train(
+        training,
+        recipe,
+        folder,
+        resume=True,
+        progress=progress,
+        start=None if origin is None else load_run(origin, builder(run.config)),
+        teacher=None if plan.teacher is None else load_network(plan.teacher),
+        notes=notes,
+        build=build,
+    )
     if summary.weights is None:
         raise Interrupted
     card = yaml.safe_load((folder / "card.yaml").read_text())
@@ -231,6 +253,7 @@ def _measure(
             "tile_px": recipe.tile_px,
             "crops": recipe.steps * sampling.batch,
             "start": plan.origin(),
+            **({} if plan.teacher is None else {"teacher": Path(plan.teacher).name}),
         },
         "network": {"parameters": cost.parameters, "flops": cost.flops},
         "data": {

@@ -26,6 +26,7 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--exclude-fold", nargs="+", default=[], metavar="N", help="folds to keep out of training")
     parser.add_argument("--validate-fold", metavar="N", help="one fold to keep out and to draw the curves with")
     parser.add_argument("--start", metavar="NAME", help="weights to begin with, such as carbon-fabric; default random")
+    parser.add_argument("--teacher", metavar="NAME", help="weights whose predictions are learned beside the masks")
     parser.add_argument("--steps", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
     add_json_option(parser)
@@ -60,8 +61,9 @@ def run_train(args: argparse.Namespace) -> int:
         "recipe": Path(args.recipe).name,
         "excluded_folds": sorted(left_out),
     }
-    if args.start:
-        notes["start"] = Path(args.start).name
+    for name in ("start", "teacher"):
+        if getattr(args, name):
+            notes[name] = Path(getattr(args, name)).name
     named = {*recipe.sampling.drawn, *recipe.sampling.paste_in_place}
     if unknown := sorted(named - set(data.classes)):
         said = f"{data.name} has no class {', '.join(unknown)}, which the recipe draws or pastes"
@@ -75,6 +77,7 @@ def run_train(args: argparse.Namespace) -> int:
             validation=validation,
             progress=display,
             start=load_network(args.start) if args.start else None,
+            teacher=load_network(args.teacher) if args.teacher else None,
             notes=notes,
         )
     if args.json:

@@ -32,18 +32,28 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def run_digest(config: NetworkConfig, recipe: Recipe, dataset: Dataset, start: Mapping[str, Tensor] | None) -> str:
+def run_digest(
+    config: NetworkConfig,
+    recipe: Recipe,
+    dataset: Dataset,
+    start: Mapping[str, Tensor] | None,
+    teacher: Mapping[str, Tensor] | None = None,
+) -> str:
     """SHA-256 (hex) of all that a run's losses depend on; how often it is saved or validated is not part of it.
 
-    ``start`` is the state that the network begins with, where that is another network's.
+    ``start`` is the state that the network begins with, where that is another network's; ``teacher`` that of the
+    network that it learns from.
     """
     settings = to_mapping(recipe)
     for name in ("checkpoint_every", "validate_every"):
         del settings[name]
+    if teacher is None:
+        del settings["loss"]["distillation"]
     content = {"config": to_mapping(config), "recipe": settings, "data": dataset.digest()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for name, value in sorted((start or {}).items()):
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    for prefix, state in (("", start), ("teacher.", teacher)):
+        for name, value in sorted((state or {}).items()):
+            digest.update(f"{prefix}{name}".encode() + value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

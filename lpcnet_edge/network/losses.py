@@ -12,6 +12,9 @@ from lpcnet_edge.config import refuse_non_finite
 from lpcnet_edge.network.config import STRIDE_PX
 from lpcnet_edge.network.model import Outputs
 
+_LEAST_TAUGHT_PX = 20.0
+"""A class of which a teacher sees less than this in a batch, in squared probabilities, has no Dice term."""
+
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -31,6 +34,8 @@ class LossSettings:
         Focusing exponent of the heatmap's loss (Lin et al., 2017).
     weight_floor
         Least heatmap value in the pixel weights: what stage 1 does not see is learned from all the same.
+    distillation
+        Weight of what a teacher says, where there is one, beside what the masks say.
     """
 
     localization: float = 1.0
@@ -41,10 +46,11 @@ class LossSettings:
     defect_weight: float = 1.0
     focal_gamma: float = 2.0
     weight_floor: float = 0.25
+    distillation: float = 1.0
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
-        for name in ("localization", "tile", "segmentation", "initial", "dice", "focal_gamma"):
+        for name in ("localization", "tile", "segmentation", "initial", "dice", "focal_gamma", "distillation"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name):g}, not 0 or more")
         for name in ("defect_weight", "weight_floor"):
@@ -61,13 +67,14 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The scalar terms of one batch; ``total`` is differentiable."""
+    """The scalar terms of one batch; ``total`` is differentiable. ``distilled`` is None without a teacher."""
 
     total: Tensor
     localization: Tensor
     tile: Tensor
     refined: Tensor
     initial: Tensor
+    distilled: Tensor | None = None
 
 
 def heatmap_target(mask: Tensor) -> Tensor:
@@ -127,10 +134,33 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor | None, sett
     return loss + settings.dice * dice_loss(log_probabilities.exp(), mask) if settings.dice else loss
 
 
-def lpc_loss(outputs: Outputs, mask: Tensor, settings: LossSettings, *, weight_loss: bool) -> LossTerms:
+def distillation_loss(logits: Tensor, taught: Tensor, settings: LossSettings) -> Tensor:
+    """How far class logits are from a teacher's probabilities, both (N, K, H, W): 0 where they say the same.
+
+    The mean over pixels of KL(teacher || student) (Hinton, Vinyals and Dean, 2015, at temperature 1), what the teacher
+    calls a defect weighted by ``defect_weight``, and ``dice`` times a Dice term with squares (Milletari, Navab and
+    Ahmadi, 2016), which is least where both are equal, as that of :func:`dice_loss` is for hard masks alone.
+    """
+    log_student = functional.log_softmax(logits.float(), dim=1)
+    apart = functional.kl_div(log_student, taught, reduction="none").sum(dim=1)
+    weight = 1.0 + (settings.defect_weight - 1.0) * (1.0 - taught[:, 0])
+    loss = (apart * (weight / weight.mean())).mean()
+    if settings.dice:
+        guess, truth = log_student.exp()[:, 1:], taught[:, 1:]
+        overlap, areas = (guess * truth).sum(dim=(0, 2, 3)), (guess**2 + truth**2).sum(dim=(0, 2, 3))
+        present = ((truth**2).sum(dim=(0, 2, 3)) > _LEAST_TAUGHT_PX).float()
+        score = (2 * overlap + 1.0) / (areas + 1.0)
+        loss = loss + settings.dice * ((1.0 - score) * present).sum() / present.sum().clamp(min=1.0)
+    return loss
+
+
+def lpc_loss(
+    outputs: Outputs, mask: Tensor, settings: LossSettings, *, weight_loss: bool, taught: Tensor | None = None
+) -> LossTerms:
     """All terms for one batch; ``mask`` is (N, H, W) int64 at full resolution.
 
     The refined prediction is compared at full resolution, as it is used; the initial one at its own half resolution.
+    ``taught`` (N, K, H, W) is a teacher's class probabilities, without gradient.
     """
     height, width = mask.shape[-2:]
     localization, tile = localization_losses(outputs.heat_logits, mask, settings.focal_gamma)
@@ -138,10 +168,14 @@ def lpc_loss(outputs: Outputs, mask: Tensor, settings: LossSettings, *, weight_l
     full = functional.interpolate(outputs.refined.float(), size=(height, width), mode="bilinear", align_corners=False)
     refined = segmentation_loss(full, mask, weights, settings)
     initial = refined.new_zeros(())
+    distilled = None if taught is None else settings.segmentation * distillation_loss(full, taught, settings)
     if outputs.initial is not outputs.refined:
         coarse = None if weights is None else functional.avg_pool2d(weights.unsqueeze(1), 2).squeeze(1)
         initial = segmentation_loss(outputs.initial, mask[:, ::2, ::2], coarse, settings)
-    return _sum(localization, tile, refined, initial, settings)
+        if taught is not None and distilled is not None:
+            halved = functional.avg_pool2d(taught, 2)
+            distilled = distilled + settings.initial * distillation_loss(outputs.initial, halved, settings)
+    return _sum(localization, tile, refined, initial, settings, distilled)
 
 
 def stage1_loss(heat_logits: Tensor, mask: Tensor, settings: LossSettings) -> LossTerms:
@@ -151,11 +185,21 @@ def stage1_loss(heat_logits: Tensor, mask: Tensor, settings: LossSettings) -> Lo
     return _sum(localization, tile, nothing, nothing, settings)
 
 
-def _sum(localization: Tensor, tile: Tensor, refined: Tensor, initial: Tensor, settings: LossSettings) -> LossTerms:
+def _sum(
+    localization: Tensor,
+    tile: Tensor,
+    refined: Tensor,
+    initial: Tensor,
+    settings: LossSettings,
+    distilled: Tensor | None = None,
+) -> LossTerms:
     total = (
         settings.localization * localization
         + settings.tile * tile
         + settings.segmentation * refined
         + settings.initial * initial
     )
-    return LossTerms(total, localization.detach(), tile.detach(), refined.detach(), initial.detach())
+    terms = (localization.detach(), tile.detach(), refined.detach(), initial.detach())
+    if distilled is None:
+        return LossTerms(total, *terms)
+    return LossTerms(total + settings.distillation * distilled, *terms, distilled.detach())

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import cv2
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lpcnet_edge.errors import BadConfig, UsageError
 from lpcnet_edge.network.card import finish_run
@@ -57,9 +58,13 @@ class TrainSummary:
 class _Run:
     """Model, optimiser and averaged weights of one training."""
 
-    def __init__(self, network: LpcNet, recipe: Recipe) -> None:
+    def __init__(self, network: LpcNet, recipe: Recipe, teacher: FloatNetwork | None = None) -> None:
         self.recipe = recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.teacher: LpcNet | None = None
+        if teacher is not None:
+            own = copy.deepcopy(teacher.network).eval()  # its owner may go on with it elsewhere
+            self.teacher = own.to(self.device, memory_format=torch.channels_last)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         flat = [p for p in self.network.parameters() if p.ndim <= 1]
@@ -90,7 +95,8 @@ class _Run:
             terms = stage1_loss(heat_logits, mask.long(), self.recipe.loss)
         else:
             outputs = Outputs(heat_logits, embedding, *logits)
-            terms = lpc_loss(outputs, mask.long(), self.recipe.loss, weight_loss=self.recipe.weight_loss)
+            taught = None if self.teacher is None else self._taught(self.teacher, x)
+            terms = lpc_loss(outputs, mask.long(), self.recipe.loss, weight_loss=self.recipe.weight_loss, taught=taught)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimiser)
@@ -99,6 +105,14 @@ class _Run:
         self.scaler.update()
         self._update_average(step)
         return terms
+
+    @torch.no_grad()
+    def _taught(self, teacher: LpcNet, x: Tensor) -> Tensor:
+        """A teacher's class probabilities (N, K, H, W) for normalised tiles."""
+        with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            logits = teacher(x).refined
+        full = functional.interpolate(logits.float(), size=x.shape[2:], mode="bilinear", align_corners=False)
+        return torch.softmax(full, dim=1)
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
@@ -143,6 +157,7 @@ def train(
     validation: Dataset | None = None,
     progress: TrainProgress | None = None,
     start: FloatNetwork | None = None,
+    teacher: FloatNetwork | None = None,
     notes: dict[str, Any] | None = None,
     build: Callable[[NetworkConfig], LpcNet] = LpcNet,
 ) -> TrainSummary:
@@ -160,6 +175,9 @@ def train(
     start
         A trained network to begin with instead of random weights, as
         :func:`~lpcnet_edge.network.transfer.adopt_weights` takes it over.
+    teacher
+        A trained network of the same classes and channels, a larger one as a rule. Its predictions of every batch are
+        learned beside the masks (:func:`~lpcnet_edge.network.losses.distillation_loss`).
     notes
         What the card should say besides (folds, the source of the data).
     build
@@ -171,7 +189,8 @@ def train(
     BadConfig
         The training diverged; the last checkpoint with finite weights is kept, and no weights are written.
     UsageError
-        ``out_dir`` holds a run and ``resume`` is false, or finished weights without the checkpoint to go on from.
+        ``out_dir`` holds a run and ``resume`` is false, or finished weights without the checkpoint to go on from; or
+        the teacher is of other classes or channels, or has nothing to teach a recipe for stage 1 alone.
     StaleCheckpoint
         The checkpoint is of another recipe, dataset or network.
     """
@@ -184,13 +203,16 @@ def train(
         weight_loss=recipe.weight_loss,
         refine_pixels=recipe.refine_pixels,
     )
+    if teacher is not None:
+        _check_teacher(teacher, config, recipe)
     torch.manual_seed(recipe.seed)
     network = build(config)
     if start is not None:
         adopt_weights(network, start.network)
     # The packaged network's random start follows from its configuration and the seed; another's is told apart by it.
     origin = start.network if start is not None else None if build is LpcNet else network
-    digest = run_digest(config, recipe, dataset, None if origin is None else origin.state_dict())
+    learned_from = None if teacher is None else teacher.network.state_dict()
+    digest = run_digest(config, recipe, dataset, None if origin is None else origin.state_dict(), learned_from)
     path = out_dir / "checkpoint.pt"
     if not resume and (path.exists() or (out_dir / "weights.safetensors").exists()):
         raise UsageError(f"{out_dir} holds a run already", mend="add --resume to go on with it, or use another folder")
@@ -200,7 +222,7 @@ def train(
             mend="use another folder, or move the weights away",
         )
     out_dir.mkdir(parents=True, exist_ok=True)  # before the first step, not at the first checkpoint
-    run = _Run(network, recipe)
+    run = _Run(network, recipe, teacher)
     rows: list[dict[str, float]] = []
     first, spent = 0, 0.0
     if resume and path.exists():
@@ -249,6 +271,20 @@ def train(
     return TrainSummary(out_dir, weights, step, seconds, figures)
 
 
+def _check_teacher(teacher: FloatNetwork, config: NetworkConfig, recipe: Recipe) -> None:
+    if recipe.loss.stage1_only:
+        raise UsageError(
+            "the recipe trains stage 1 alone, and a teacher teaches stage 2",
+            mend="leave out the teacher, or give loss.segmentation a weight",
+        )
+    if (teacher.classes, teacher.channels) != (config.classes, config.channels):
+        raise UsageError(
+            f"the teacher knows {', '.join(teacher.classes)} in {teacher.channels} channel(s), the images show "
+            f"{', '.join(config.classes)} in {config.channels}",
+            mend="train the teacher on the same kind of images",
+        )
+
+
 def _loss_figures(terms: LossTerms) -> dict[str, float]:
     return {
         "loss": float(terms.total.detach()),
@@ -256,6 +292,7 @@ def _loss_figures(terms: LossTerms) -> dict[str, float]:
         "tile": float(terms.tile),
         "refined": float(terms.refined),
         "initial": float(terms.initial),
+        **({} if terms.distilled is None else {"distilled": float(terms.distilled)}),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from lpcnet_edge.network.losses import (
     LossSettings,
     dice_loss,
+    distillation_loss,
     focal_loss,
     heatmap_target,
     lpc_loss,
@@ -111,3 +114,45 @@ def test_total_is_the_weighted_sum(same: bool) -> None:
     expected = 2.0 * terms.localization + 0.5 * terms.tile + 1.5 * terms.refined + 0.25 * terms.initial
     assert terms.total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert (terms.initial == 0) == same
+
+
+def test_distillation_is_least_where_both_say_the_same() -> None:
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(2, 4, 8, 8)
+    settings = LossSettings(defect_weight=2.0)
+    taught = torch.softmax(logits, dim=1)
+    assert distillation_loss(logits + 5.0, taught, settings) == pytest.approx(0.0, abs=0.01)  # the +1 of the Dice term
+    moved = logits.clone().requires_grad_()
+    distillation_loss(moved, taught, settings).backward()
+    assert moved.grad is not None
+    assert moved.grad.abs().max() < 1e-6
+    for other in (taught.flip(1), torch.full_like(taught, 0.25)):
+        assert distillation_loss(logits, other, settings) > 0.3
+
+
+def test_distillation_by_hand() -> None:
+    """One pixel a tile, without Dice: KL(teacher || student), weighted by what the teacher calls a defect."""
+    taught = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).reshape(2, 2, 1, 1)
+    logits = torch.log(torch.tensor([[0.9, 0.1], [0.8, 0.2]])).reshape(2, 2, 1, 1)
+    apart = [0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1), math.log(1 / 0.8)]
+    weight = [1.0 + 2.0 * 0.5, 1.0]  # of mean 1.5
+    wanted = (weight[0] * apart[0] + weight[1] * apart[1]) / 1.5 / 2
+    found = distillation_loss(logits, taught, LossSettings(dice=0.0, defect_weight=3.0))
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_teacher_adds_its_term_and_changes_no_other() -> None:
+    torch.manual_seed(0)
+    heat, initial, refined = torch.randn(2, 1, 2, 2), torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    mask, taught = torch.randint(0, 3, (2, 32, 32)), torch.softmax(torch.randn(2, 3, 32, 32), dim=1)
+    outputs = Outputs(heat, torch.empty(0), initial, refined)
+    settings = LossSettings(distillation=0.5)
+    alone = lpc_loss(outputs, mask, settings, weight_loss=True)
+    both = lpc_loss(outputs, mask, settings, weight_loss=True, taught=taught)
+    assert alone.distilled is None
+    assert both.distilled is not None
+    assert both.total == pytest.approx(float(alone.total + 0.5 * both.distilled), rel=1e-5)
+    full = torch.nn.functional.interpolate(refined, size=(32, 32), mode="bilinear", align_corners=False)
+    halved = torch.nn.functional.avg_pool2d(taught, 2)
+    wanted = distillation_loss(full, taught, settings) + 0.4 * distillation_loss(initial, halved, settings)
+    assert float(both.distilled) == pytest.approx(float(wanted), rel=1e-5)

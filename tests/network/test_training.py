@@ -20,6 +20,7 @@ from lpcnet_edge.errors import BadArtifact, BadConfig, BadData, BadWeights, Stal
 from lpcnet_edge.network import card as cards
 from lpcnet_edge.network.config import preset
 from lpcnet_edge.network.feed import Feed, prefetched
+from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.losses import LossSettings
 from lpcnet_edge.network.model import LpcNet
 from lpcnet_edge.network.recipe import Recipe, Sampling, load_recipe, recipe_names
@@ -311,3 +312,33 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
         with pytest.raises(BadConfig, match=said) as caught:
             load_recipe(path)
         assert caught.value.mend
+
+
+def test_a_teacher_is_learned_from_and_resumed_with(squares: Dataset, tmp_path: Path) -> None:
+    teacher = load_network(train(squares, RECIPE, tmp_path / "teacher").weights)
+    alone = train(squares, RECIPE, tmp_path / "alone")
+    taught = train(squares, RECIPE, tmp_path / "taught", teacher=teacher)
+    assert "distilled" not in alone.figures
+    assert taught.figures["distilled"] > 0
+    assert "distilled" in (tmp_path / "taught" / "metrics.csv").read_text().splitlines()[0]
+    train(squares, RECIPE, tmp_path / "cut", teacher=teacher, progress=Watch(stop_at=3))
+    with pytest.raises(StaleCheckpoint):
+        train(squares, RECIPE, tmp_path / "cut", resume=True)
+    train(squares, RECIPE, tmp_path / "cut", resume=True, teacher=teacher)
+    unbroken, resumed, untaught = (averaged(tmp_path / name) for name in ("taught", "cut", "alone"))
+    assert all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
+    assert not all(torch.equal(value, untaught[name]) for name, value in unbroken.items())
+    none = dataclasses.replace(RECIPE, loss=LossSettings(distillation=0.0))
+    train(squares, none, tmp_path / "none", teacher=teacher)
+    ignored = averaged(tmp_path / "none")
+    assert all(torch.equal(value, ignored[name]) for name, value in untaught.items())
+
+
+def test_teachers_that_cannot_teach(squares: Dataset, tmp_path: Path) -> None:
+    teacher = FloatNetwork(LpcNet(preset("edge", ("background", "other"), 1)), 64)
+    with pytest.raises(UsageError, match="the teacher knows background, other in 1 channel"):
+        train(squares, RECIPE, tmp_path / "run", teacher=teacher)
+    stage1 = dataclasses.replace(RECIPE, loss=LossSettings(segmentation=0.0, initial=0.0))
+    with pytest.raises(UsageError, match="stage 1 alone"):
+        train(squares, stage1, tmp_path / "run", teacher=teacher)
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from torch import nn
 
 from networks.ddrnet23slim import DdrNet23Slim
 from networks.deeplabv3plus import DeepLabV3Plus
+from networks.efficientnet_lite0 import EfficientNetLite0, load_imagenet
 from networks.segformer_b0 import SegFormerB0
 from networks.unet import UNet
 from networks.yolov8n_seg import YoloV8nSeg
@@ -21,15 +22,30 @@ _BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "deeplabv3plus": DeepLabV3Plus,
     "ddrnet23slim": DdrNet23Slim,
     "segformer-b0": SegFormerB0,
+    "efficientnet-lite0": EfficientNetLite0,
 }
 
 PEERS = tuple(_BUILDERS)
 """Those that segment and are trained by the accuracy study."""
 
+PRETRAINED: dict[str, Callable[[nn.Module, int], None]] = {"efficientnet-lite0": load_imagenet}
+"""Those that training begins with published weights, and what loads them into a network of so many channels."""
+
 SPEED_ONLY = ("yolov8n-seg",)
 """Measured for speed with random weights: it finds boxes, and is trained by other losses than the study's."""
 
-__all__ = ["PEERS", "SPEED_ONLY", "DdrNet23Slim", "DeepLabV3Plus", "SegFormerB0", "UNet", "YoloV8nSeg", "build_peer"]
+__all__ = [
+    "PEERS",
+    "PRETRAINED",
+    "SPEED_ONLY",
+    "DdrNet23Slim",
+    "DeepLabV3Plus",
+    "EfficientNetLite0",
+    "SegFormerB0",
+    "UNet",
+    "YoloV8nSeg",
+    "build_peer",
+]
 
 
 def build_peer(name: str, channels: int, classes: int) -> nn.Module:
