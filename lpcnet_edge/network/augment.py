@@ -82,8 +82,8 @@ def crop(
 ) -> tuple[Image, ClassMap]:
     """One warped square crop of side ``size_px``, with its mask warped alike.
 
-    ``focus`` is a (y, x) position in px that the crop holds, unless it is so near a corner of the tile that the
-    rotation takes it out; without one, any place of the tile is as likely. Outside the tile the picture is mirrored.
+    ``focus`` is a (y, x) position in px that the crop holds; without one, any place of the tile is as likely. Outside
+    the tile the picture is mirrored.
     """
     height, width = mask.shape
     scale, aspect = _factor(rng, settings.scale), _factor(rng, math.sqrt(settings.aspect))
@@ -104,6 +104,9 @@ def crop(
             centre.append(float(np.clip(focus[axis] + rng.uniform(-0.7, 0.7) * half, low, high)))
     linear = np.array([[cos * sx, -sin * sy], [sin * sx, cos * sy]])
     shift = np.array([size_px / 2, size_px / 2]) - linear @ np.array([centre[1], centre[0]])
+    if focus is not None:  # rotation takes what is in a corner of the tile out of a crop that ends there
+        place = linear @ np.array([focus[1], focus[0]]) + shift
+        shift += np.clip(place, 1.0, size_px - 2.0) - place
     matrix = np.hstack([linear, shift[:, None]])
     shape = (size_px, size_px)
     warped = cv2.warpAffine(image, matrix, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)

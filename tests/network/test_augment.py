@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lpcnet_edge.network import augment
@@ -32,12 +32,13 @@ def test_crop_moves_picture_and_mask_alike(seed: int) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 95), st.integers(0, 95))
-def test_crop_holds_its_focus(seed: int, y: int, x: int) -> None:
+@given(st.integers(0, 2**32), st.integers(0, 95), st.integers(0, 95), st.sampled_from([0.0, 8.0, 45.0]))
+@example(3, 0, 0, 45.0)
+def test_crop_holds_its_focus(seed: int, y: int, x: int, rotation: float) -> None:
     mask = np.zeros((96, 96), dtype=np.uint8)
     mask[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = 1
-    straight = AugmentSettings(rotation_deg=0.0)
-    _, labels = augment.crop(mask, mask, 64, straight, np.random.default_rng(seed), (float(y), float(x)))
+    turned = AugmentSettings(rotation_deg=rotation)
+    _, labels = augment.crop(mask, mask, 64, turned, np.random.default_rng(seed), (float(y), float(x)))
     assert labels.any()
 
 
