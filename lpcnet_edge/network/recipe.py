@@ -62,7 +62,8 @@ class Recipe:
     embed_localization, weight_loss, refine_pixels
         The three switches of :class:`~lpcnet_edge.network.config.NetworkConfig`.
     precision
-        ``auto`` takes bfloat16 where the processor multiplies in it, float16 on CUDA, float32 elsewhere.
+        ``auto`` takes bfloat16 where the processor multiplies in it, float16 on CUDA, float32 elsewhere. On
+        CUDA float32 is what torch makes of it: convolutions in TF32 unless ``torch.backends.cudnn.allow_tf32`` is off.
     validate_every, checkpoint_every
         In steps; validation needs a validation set.
     seed
