@@ -54,7 +54,11 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--records", type=Path, default=Path("benchmarks/records/study"))
     parser.add_argument("--work", type=Path, default=Path("runs/study/work"))
     parser.add_argument("--start", type=Path, help="--work of another study: begin with what the same configs learned")
-    parser.add_argument("--teacher", metavar="NAME", help="weights whose predictions all runs learn beside the masks")
+    parser.add_argument(
+        "--teacher",
+        metavar="NAME",
+        help="weights, or a run's folder in --work, whose predictions all runs learn beside the masks",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say which runs there are and which are done")
     return parser
 

@@ -22,6 +22,7 @@ from study_records import SCHEMA, read_record, write_record
 from lpcnet_edge.config import to_mapping
 from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
 from lpcnet_edge.errors import BadConfig, UsageError
+from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.recipe import Recipe
 from lpcnet_edge.network.training import TrainProgress, train
 from lpcnet_edge.network.weights import load_network, weights_path
@@ -72,7 +73,8 @@ class Plan:
         The work folder of another study, whose run of the same configuration and seed each run begins with; None for
         random weights.
     teacher
-        Weights, by name or path, whose predictions every run learns beside the masks; None for none.
+        Weights, by name or path, or the folder of a finished run of a study, whose predictions every run learns beside
+        the masks; None for none.
     """
 
     data: Dataset
@@ -121,11 +123,7 @@ class Plan:
             "split": UNSEEN if self.test is not None else self.split,
             "recipe": recipe,
             **({} if self.start is None else {"start": self.origin()}),
-            **(
-                {}
-                if self.teacher is None
-                else {"teacher": hashlib.sha256(weights_path(self.teacher).read_bytes()).hexdigest()}
-            ),
+            **({} if self.teacher is None else {"teacher": digest_of(self.teacher)}),
         }
 
     def origin(self) -> str:
@@ -226,7 +224,7 @@ def _measure(
         resume=True,
         progress=progress,
         start=None if origin is None else load_run(origin, builder(run.config)),
-        teacher=None if plan.teacher is None else load_network(plan.teacher),
+        teacher=None if plan.teacher is None else load_teacher(plan.teacher),
         notes=notes,
         build=build,
     )
@@ -279,6 +277,32 @@ def _measure(
             "finished": card["run"]["finished"],
         },
     }
+
+
+def load_teacher(teacher: str) -> FloatNetwork:
+    """The network that weights or a finished run hold; raises ``UsageError`` or what loading weights raises."""
+    folder = Path(teacher)
+    return load_run(folder, builder(_config_of(folder))) if folder.is_dir() else load_network(teacher)
+
+
+def digest_of(teacher: str) -> str:
+    """SHA-256 (hex) of the weights file of weights by name or path, or of a finished run; raises as loading it does."""
+    folder = Path(teacher)
+    if folder.is_dir():
+        _config_of(folder)
+    path = folder / "weights.safetensors" if folder.is_dir() else weights_path(teacher)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _config_of(folder: Path) -> str:
+    """The configuration that a finished run trained."""
+    try:
+        study: str = yaml.safe_load((folder / "card.yaml").read_text())["run"]["study"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as exc:
+        raise UsageError(
+            f"{folder} is no finished run of a study", mend="give one of the folders in its --work, or a weights file"
+        ) from exc
+    return study.partition(".fold-")[0].rpartition(".")[2]
 
 
 @contextmanager

@@ -120,13 +120,20 @@ def test_a_study_goes_on_from_what_each_configuration_learned_in_another(
 def test_taught_runs_are_another_study(tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert study.main(arguments(tiles, tmp_path / "one", "--steps", "2")) == 0
     (alone,) = records(tmp_path / "one").values()
-    weights = str(next((tmp_path / "one").glob("**/weights.safetensors")))
-    assert study.main(arguments(tiles, tmp_path / "one", "--steps", "2", "--teacher", weights)) == UsageError.exit_code
+    weights = next((tmp_path / "one").glob("**/weights.safetensors"))
+    assert (
+        study.main(arguments(tiles, tmp_path / "one", "--steps", "2", "--teacher", str(weights)))
+        == UsageError.exit_code
+    )
     assert "another study: recipe, teacher differ" in capsys.readouterr().err
-    assert study.main(arguments(tiles, tmp_path / "two", "--steps", "2", "--teacher", weights)) == 0
+    assert study.main(arguments(tiles, tmp_path / "two", "--steps", "2", "--teacher", str(weights))) == 0
     (taught,) = records(tmp_path / "two").values()
     assert taught["budget"]["teacher"] == "weights.safetensors"
     assert taught["weights_sha256"] != alone["weights_sha256"]
+    folder = ("--configs", "backbone", "--steps", "2", "--teacher", str(weights.parent))  # another network's run
+    assert study.main(arguments(tiles, tmp_path / "three", *folder)) == 0
+    assert study.main(arguments(tiles, tmp_path / "four", "--teacher", str(tmp_path))) == UsageError.exit_code
+    assert "no finished run" in capsys.readouterr().err
 
 
 def test_runs_side_by_side_leave_the_records_of_runs_in_turn(tiles: Path, tmp_path: Path) -> None:
