@@ -13,17 +13,19 @@ from typing import Any
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write ``data`` (text as UTF-8) beside ``path``, flush it to disk, then rename it into place.
 
-    A device or a pipe is written to as it is, ``/dev/stdout`` too: a rename would put a file in its place. An
+    A device or a pipe is written to as it is, ``/dev/stdout`` too: a rename would put a file in its place; a link stays
+    one, and what it leads to is replaced. A byte of a file's name that is no UTF-8 becomes ``\\udcNN`` in a text. An
     ``OSError`` names ``path``.
     """
-    content = data.encode() if isinstance(data, str) else data
+    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     try:
         if _is_device(path.absolute()) or (path.exists() and not path.is_file()):
             with path.open("ab") as stream:
                 stream.write(content)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, content)
+            target = Path(os.path.realpath(path)) if path.is_symlink() else path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _replace(target, content)
     except OSError as exc:
         if exc.errno is not None:
             exc.filename, exc.filename2 = str(path), None  # that of the temporary file says nothing
@@ -66,9 +68,12 @@ def name_on_disk(text: str) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Plain data for JSON: numbers that it cannot hold (nan, infinities) become None, keys text, tuples lists."""
+    """Plain data for JSON: numbers that it cannot hold (nan, infinities) become None, keys text, tuples lists; in texts
+    bytes that are no UTF-8, as names of files have, become ``\\xNN``."""
     if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {finite(str(key)): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return name_as_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

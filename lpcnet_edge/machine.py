@@ -74,7 +74,15 @@ def read_text(root: Path, path: str) -> str | None:
 def run_command(command: Sequence[str]) -> str | None:
     """Standard output of a command that ends well within five seconds, or None."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=5,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

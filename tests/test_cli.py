@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -257,6 +259,37 @@ def test_a_closed_stream_is_no_error(stream: str) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: there is no bundle") is (stream == "stdout")
+
+
+@pytest.mark.parametrize(("read", "written"), [("--limits", "--junit"), ("--rules", "--html"), ("--data", "--junit")])
+def test_what_is_read_is_not_written(
+    read: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text("max_drop: 3\n")
+    monkeypatch.setattr("lpcnet_edge.bundle.read.open_bundle", lambda *_, **__: None)
+    data = [] if read == "--data" else ["--data", "carbon-fabric:count=2"]
+    limits = [] if read == "--limits" else ["--max-drop", "3"]
+    assert main(["check", "B", *data, *limits, read, str(file), written, str(tmp_path / "." / "file.yaml")]) == 2
+    assert "is read, and would be replaced" in capsys.readouterr().err
+    assert file.read_text() == "max_drop: 3\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_a_name_that_standard_output_cannot_hold_is_told(encoding: str, tmp_path: Path) -> None:
+    """A folder named in Latin-1 by another machine, or in Chinese where the terminal is in Latin-1."""
+    for name, shown in ((os.fsdecode(b"caf\xe9"), "caf\\xe9"), ("\u5de5", "\u5de5")):
+        for json_too in ([], ["--json"]):
+            out = tmp_path / f"{name}{encoding}{len(json_too)}"
+            printed = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+            argv = ["generate", "carbon-fabric", "--count", "1", "--size", "128", "--out", str(out), *json_too]
+            with contextlib.redirect_stdout(printed):
+                assert main(argv) == 0
+            said = printed.buffer.getvalue()  # type: ignore[attr-defined]
+            if json_too:
+                assert json.loads(said.decode("utf-8"))["out"] == f"{tmp_path / shown}{encoding}1"
+            else:
+                assert encoding.encode() in said
 
 
 def test_a_table_whose_reader_leaves_is_no_error() -> None:

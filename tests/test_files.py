@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from lpcnet_edge.files import write_atomically
+from lpcnet_edge.files import finite, write_atomically
 
 
 def test_replaces_and_makes_folders(tmp_path: Path) -> None:
@@ -68,3 +69,21 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, name: str) -
         write_atomically(tmp_path / name, "text")
     assert caught.value.filename == str(tmp_path / name)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "b.txt", tmp_path / "a.txt"
+    link.symlink_to(target)
+    for text in ("first", "second"):  # to begin with it leads nowhere
+        write_atomically(link, text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    assert [p.name for p in target.parent.iterdir()] == ["b.txt"]
+
+
+def test_a_name_that_is_no_utf8_costs_no_file(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_atomically(tmp_path / "page", f"<p>{name}\u00e9</p>")
+    assert (tmp_path / "page").read_text("utf-8") == "<p>caf\\udce9\u00e9</p>"
+    assert finite({name: [name, "\u00e9", math.nan, 1]}) == {"caf\\xe9": ["caf\\xe9", "\u00e9", None, 1]}

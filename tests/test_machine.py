@@ -151,3 +151,4 @@ def test_run_command() -> None:
     assert machine.run_command(["echo", "yes"]) == "yes"
     assert machine.run_command(["false"]) is None
     assert machine.run_command(["no-such-command-here"]) is None
+    assert machine.run_command(["printf", r"caf\351"]) == "caf\ufffd", "a tool may print in another encoding"

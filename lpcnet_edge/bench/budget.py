@@ -7,7 +7,7 @@ defect on a seam is seen whole by one tile); more picked tiles; a larger batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,21 +99,37 @@ def find_budget(
         Sizes to try.
     """
     rows: list[Row] = []
+    tried: dict[Row, tuple[Candidate | None, float]] = {}  # those that many frames were run for
+
+    def confirm(row: Row) -> tuple[Candidate | None, float]:
+        if row not in tried:
+            tried[row] = _confirm(measure, budget_ms, row, confirmed)
+        return tried[row]
+
+    def found(row: Row, chosen: Candidate, p99_ms: float) -> Budget:
+        says = tuple(_say(budget_ms, chosen, p99_ms, row, rows))
+        return Budget(budget_ms, chosen, p99_ms, row.needed, tuple(rows), says)
+
+    def worth(row: Row) -> tuple[float, ...]:
+        chosen = tried[row][0] if row in tried else None
+        return _worth(row if chosen is None else replace(row, picked=chosen.picked))
+
     total = len(overlaps) * len(batches)
     for overlap_px, tiles, needed in sorted(overlaps, reverse=True):
         for batch in sorted(batches, reverse=True):
             progress(f"overlap {overlap_px} px, batch {batch}", len(rows), total)
             rows.append(_most_picked(measure, budget_ms, batch, overlap_px, tiles, needed, screened))
-        if any(row.picked is not None and row.picked >= needed for row in rows[-len(batches) :]):
-            break
+        enough = [row for row in rows[-len(batches) :] if row.picked is not None and row.picked >= needed]
+        for row in sorted(enough, key=_worth, reverse=True):
+            chosen, p99_ms = confirm(row)
+            if chosen is not None and chosen.picked >= needed:
+                return found(row, chosen, p99_ms)
     holding = [row for row in rows if row.picked is not None]
     while holding:
-        best = max(holding, key=_worth)
-        chosen, p99_ms = _confirm(measure, budget_ms, best, confirmed)
+        best = max(holding, key=worth)
+        chosen, p99_ms = confirm(best)
         if chosen is not None:
-            return Budget(
-                budget_ms, chosen, p99_ms, best.needed, tuple(rows), tuple(_say(budget_ms, chosen, p99_ms, best, rows))
-            )
+            return found(best, chosen, p99_ms)
         holding.remove(best)
     least = min(rows, key=lambda row: row.slowest_ms)
     says = (
@@ -186,11 +202,16 @@ def _say(budget_ms: float, chosen: Candidate, p99_ms: float, best: Row, rows: Se
             "would be rejects (overload); the gate's threshold is not what to change for that"
         )
     for row in rows:
-        if row.overlap_px > chosen.overlap_px and (row.picked is None or row.picked < row.needed):
-            fits = "not even stage 1" if row.picked is None else f"only {row.picked} of {row.needed} picked tiles"
-            says.append(f"with {row.overlap_px} px ({row.tiles} tiles) and batches of {row.batch} {fits} would fit")
+        if row.overlap_px > chosen.overlap_px:
+            if row.picked is None:
+                fits = "not even stage 1 would fit"
+            elif row.picked < row.needed:
+                fits = f"only {row.picked} of {row.needed} picked tiles would fit"
+            else:
+                fits = f"{row.needed} picked tiles fit on the few frames that were screened, and not by the p99 of many"
+            says.append(f"with {row.overlap_px} px ({row.tiles} tiles) and batches of {row.batch} {fits}")
     same = [row for row in rows if row.overlap_px == chosen.overlap_px and row.batch != chosen.batch]
     for row in same:
         held = "nothing" if row.picked is None else f"{row.picked} picked"
-        says.append(f"batches of {row.batch} hold {held} at this overlap")
+        says.append(f"batches of {row.batch} hold {held} at this overlap, on the frames that were screened")
     return says

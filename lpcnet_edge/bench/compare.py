@@ -11,6 +11,9 @@ from typing import Any
 from lpcnet_edge.bench.statistics import unpaired_ratio
 from lpcnet_edge.errors import BadInput
 
+_LARGEST = 1e15
+"""No throughput is as high."""
+
 
 def read_record(path: Path) -> dict[str, Any]:
     """A record that ``bench --record`` wrote; raises ``BadInput`` for anything else."""
@@ -18,7 +21,7 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text("utf-8"))
     except OSError as exc:
         raise BadInput(f"{path}: {exc.strerror or exc}", mend="check the path") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadInput(f"{path} is no JSON: {exc}", mend="give a file that `bench --record` wrote") from exc
     if not isinstance(record, dict) or not {"schema_version", "stages", "pipeline", "stable"} <= record.keys():
         raise BadInput(f"{path} is no record of a benchmark", mend="give a file that `bench --record` wrote")
@@ -29,12 +32,13 @@ def read_record(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} holds no throughput (it was made with --vs, --budget-ms or --estimate)",
                        mend="record a plain `bench BUNDLE --record FILE`")  # fmt: skip
     try:  # what is compared is read once: a record is not long, and others edit them
-        sound = all(rates and min(rates) > 0 for _, rates in _rounds(record)) and bool(_about(record))
+        sound = all(rates and 0 < min(rates) <= max(rates) < _LARGEST for _, rates in _rounds(record))
+        _about(record)
         list(_notes(record, record))
     except (KeyError, TypeError, AttributeError, IndexError) as exc:
         raise BadInput(f"{path} is damaged: {type(exc).__name__}: {exc}", mend="measure again") from exc
     if not sound:
-        raise BadInput(f"{path} is damaged: it has a stage without a throughput above 0", mend="measure again")
+        raise BadInput(f"{path} is damaged: a throughput is no number above 0", mend="measure again")
     return record
 
 
@@ -90,11 +94,17 @@ def _notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]
     for what, get in (
         ("bundles", lambda r: r["bundle"]["id"]),
         ("processors", lambda r: r["machine"]["cpu"]),
+        ("Jetson modules", lambda r: (r["machine"].get("jetson") or {}).get("model")),
         ("numbers of cores", lambda r: r["machine"]["cpus_allowed"]),
+        ("limits of a control group, cores", lambda r: r["machine"].get("cgroup_cpus")),
+        ("operating systems", lambda r: r["machine"].get("os")),
+        ("NVIDIA drivers", lambda r: r["machine"].get("nvidia_driver")),
         ("power modes", lambda r: r["machine"]["power_mode"]),
+        ("versions of lpcnet-edge", lambda r: r.get("version")),
         ("backends", lambda r: r["backend"]["about"]),
         ("frames", lambda r: f"{r['frames']['says']} ({r['frames']['digest'][:12]})"),
         ("gates", lambda r: r["options"]["gate"]),
+        ("numbers of tiles a frame", lambda r: r["pipeline"].get("tiles_a_frame")),
     ):
         first, second = get(before), get(after)
         if first != second:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from lpcnet_edge import machine
 from lpcnet_edge.backends.base import Backend
-from lpcnet_edge.backends.choice import open_backend, tuning_cache
+from lpcnet_edge.backends.choice import AUTO, open_backend, tuning_cache
 from lpcnet_edge.backends.tuning import Tuning, default_tuning, load_tuning
 from lpcnet_edge.bench.frames import Frames, open_frames
 from lpcnet_edge.bench.options import Options
@@ -87,7 +88,9 @@ def opened(
 
 def kept_tuning(bundle: Bundle, options: Options) -> Tuning:
     """What ``lpcnet-edge tune`` kept here for the backend, else the default; with the largest batch asked for."""
-    name = CPU_BACKENDS[0] if options.backend == "auto" else options.backend
+    name: str | None = options.backend
+    if name == "auto":
+        name = next((known for known in AUTO if find_spec(known) is not None), None)
     cache = tuning_cache(bundle, name) if name in CPU_BACKENDS else None
     tuning = (load_tuning(cache) if cache is not None else None) or default_tuning()
     return replace(tuning, batch=max(options.batches)) if options.batches else tuning

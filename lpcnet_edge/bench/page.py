@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lpcnet_edge.bench import words
+from lpcnet_edge.bench.sensors import whole_power_w
 from lpcnet_edge.bench.words import PART_NAMES, Record, number, percent
 from lpcnet_edge.page import svg
 from lpcnet_edge.page.markup import document, items, section, table, text
@@ -215,12 +216,14 @@ def _readings(readings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _one(key: str, value: Any) -> float | None:
+    if key == "power_w":
+        return whole_power_w(dict(value))
     values = list(value.values()) if isinstance(value, Mapping) else list(value)
     if not values:
         return None
     if key == "temperature_c":
         return float(max(values))
-    return float(sum(values)) if key == "power_w" else float(sum(values) / len(values))
+    return float(sum(values) / len(values))
 
 
 def _about(record: Record) -> str:

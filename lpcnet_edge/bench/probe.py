@@ -66,6 +66,7 @@ def probe(
             command,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_LONGEST_S,
             stdin=subprocess.DEVNULL,
             env=child_environment(),

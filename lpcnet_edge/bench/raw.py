@@ -121,7 +121,7 @@ class TrtExec:
 
     def __init__(self, bundle: Bundle, inputs: Inputs, folder: Path, tool: str) -> None:
         self._bundle, self._inputs, self._folder, self._tool = bundle, inputs, folder, tool
-        known = subprocess.run([tool, "--help"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        known = _run([tool, "--help"], "trtexec", _SLACK_S)
         # Of TensorRT 11; before it, transfers were included unless they were left out.
         wanted = ("--includeDataTransfers", "--stronglyTyped", "--useCudaGraph")
         self._options = [name for name in wanted if name in known.stdout + known.stderr]
@@ -190,27 +190,35 @@ def open_raw(
         return PlainLoop(bundle, backend, tuning, inputs, why), why
     if backend.startswith("tensorrt"):
         tool = shutil.which("trtexec")
-        return (TrtExec(bundle, inputs, folder, tool), "") if tool else (None, "trtexec is not on PATH")
+        try:
+            return (TrtExec(bundle, inputs, folder, tool), "") if tool else (None, "trtexec is not on PATH")
+        except RawFailed as exc:
+            return None, str(exc)
     return None, f"the backend {backend} has no engine of its own to compare with"
 
 
 def run_tool(command: Sequence[str], name: str, seconds: float) -> str:
-    """The output of a tool; raises :class:`RawFailed` with its last line where it fails."""
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=seconds + _SLACK_S,
-            stdin=subprocess.DEVNULL,
-            env=child_environment(),
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise RawFailed(f"{name} did not end within {seconds + _SLACK_S:.0f} s") from exc
-    except OSError as exc:
-        raise RawFailed(f"{name} cannot be started: {exc.strerror or exc}") from exc
+    """The output of a tool; raises :class:`RawFailed` with its first line about an error where it fails."""
+    done = _run(command, name, seconds + _SLACK_S)
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines()
         told = [line for line in lines if re.search(r"error|exception", line, re.IGNORECASE)] or lines or ["no output"]
         raise RawFailed(f"{name} ended with {done.returncode}: {told[0].strip()}")
     return done.stdout + done.stderr
+
+
+def _run(command: Sequence[str], name: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            env=child_environment(),
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise RawFailed(f"{name} did not end within {timeout_s:.0f} s") from exc
+    except OSError as exc:
+        raise RawFailed(f"{name} cannot be started: {exc.strerror or exc}") from exc

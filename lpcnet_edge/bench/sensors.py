@@ -16,6 +16,9 @@ from lpcnet_edge.machine import ROOT, read_text
 _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
 """What the devfreq folders of Jetson GPUs are called."""
 
+_HOLDS = {"VDD_IN": "VDD_", "POM_5V_IN": "POM_5V_", "psys": "package-"}
+"""Rails that measure a whole, a Jetson module or a laptop, and how the names of those within it begin."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -92,14 +95,29 @@ def power_w(root: Path = ROOT) -> dict[str, float]:
             volts, amperes = (_number(root, f"{folder}/{kind}{channel}_input") for kind in ("in", "curr"))
             if volts is not None and amperes is not None:
                 label = read_text(root, f"{folder}/in{channel}_label") or f"{folder.rsplit('/', 1)[-1]} {channel}"
-                found[label] = volts * amperes / 1e6
+                _add(found, label, folder, volts * amperes / 1e6)
     for folder in _folders(root, "sys/class/hwmon", "hwmon*"):
         name = read_text(root, f"{folder}/name") or folder.rsplit("/", 1)[-1]
         for channel in range(1, 5):
             value = _number(root, f"{folder}/power{channel}_input")
             if value is not None and name != "ina3221":
-                found[read_text(root, f"{folder}/power{channel}_label") or f"{name} {channel}"] = value / 1e6
+                label = read_text(root, f"{folder}/power{channel}_label") or f"{name} {channel}"
+                _add(found, label, folder, value / 1e6)
     return found
+
+
+def _add(found: dict[str, float], label: str, folder: str, value: float) -> None:
+    """Under a label of its own: two cards of one kind call their rails the same."""
+    found[label if label not in found else f"{label} ({folder.rsplit('/', 1)[-1]})"] = value
+
+
+def whole_power_w(rails: dict[str, float]) -> float | None:
+    """Of rails by name the sum, each watt once: without those that another one holds. None where there are none."""
+    parts = [part for whole, part in _HOLDS.items() if whole in rails]
+    counted = [
+        value for name, value in rails.items() if name in _HOLDS or not any(name.startswith(part) for part in parts)
+    ]
+    return sum(counted) if counted else None
 
 
 def energy_j(root: Path = ROOT) -> dict[str, tuple[float, float]]:
@@ -126,7 +144,12 @@ def power_between(
 
 
 def power_mode(root: Path = ROOT) -> str | None:
-    """The platform profile and the cores' governors, in words; None where the kernel has neither."""
+    """The platform profile, the cores' governors and a battery in use, in words; None where there is none of it."""
+
+    def discharges(folder: str) -> bool:
+        kind, scope, status = (read_text(root, f"{folder}/{name}") for name in ("type", "scope", "status"))
+        return kind == "Battery" and scope != "Device" and status == "Discharging"  # a mouse has one, too
+
     profile = read_text(root, "sys/firmware/acpi/platform_profile")
     governors = sorted(
         {
@@ -137,6 +160,7 @@ def power_mode(root: Path = ROOT) -> str | None:
     )
     parts = [f"profile {profile}"] if profile else []
     parts += [f"governor {' and '.join(governors)}"] if governors else []
+    parts += ["on battery"] if any(map(discharges, _folders(root, "sys/class/power_supply", "*"))) else []
     return ", ".join(parts) or None
 
 

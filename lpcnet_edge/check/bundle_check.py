@@ -272,10 +272,10 @@ def _differing_tiles(agreement: Agreement, dataset: Dataset, side: int) -> list[
 
 
 def _of_gate(broken: Broken, agreement: Agreement, gate: Mapping[str, Any]) -> bool:
-    """Whether the gate has to do with a broken limit."""
+    """Whether the gate has to do with a broken limit: it makes background of tiles, and so rejects nothing."""
     if broken.limit == "max_new_escapes":
         return bool(set(agreement.new_escapes) & set(gate["missed_parts"]))
-    return broken.limit not in ("max_ece", "sound")
+    return broken.limit not in ("max_new_overkill", "max_ece", "sound")
 
 
 def _class_of(broken: Broken, agreement: Agreement) -> str:

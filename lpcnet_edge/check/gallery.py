@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 import lpcnet_edge
 from lpcnet_edge.check.walk import Checked, Progress, walk
 from lpcnet_edge.errors import BadInput, UsageError
+from lpcnet_edge.files import write_atomically
 from lpcnet_edge.imaging import PALETTE, overlay
 from lpcnet_edge.metrics import CAUGHT_OVERLAP, confusion_matrix, iou_per_class, match_defects
 from lpcnet_edge.types import Dataset, Segmenter
 
+_IGNORE_ALL = "*\n"
 _PANELS = ("image", "truth", "prediction", "confidence (dark is unsure)")
 
 
@@ -85,12 +87,13 @@ def write_gallery(
     Raises
     ------
     UsageError
-        ``out`` lies in the project's ``docs`` or ``lpcnet_edge``, ``worst`` is below 1, or dataset and segmenter do
-        not fit.
+        ``out`` lies in the project's ``docs`` or ``lpcnet_edge``, or holds other files than an earlier gallery;
+        ``worst`` is below 1, or dataset and segmenter do not fit.
     BadInput
         ``out`` cannot be written to.
     """
     refuse_project_folders(out)
+    _refuse_others_files(out)
     if worst < 1:
         raise UsageError(f"the {worst} worst images of each kind", mend="use 1 or more")
     kinds = {name: _Worst(worst) for name in _kinds(segmenter.classes)}
@@ -115,6 +118,20 @@ def refuse_project_folders(out: Path) -> None:
                 f"{out} lies in {folder}: pictures of the data do not belong into the project",
                 mend="write to galleries/NAME, which git ignores",
             )
+
+
+def _refuse_others_files(out: Path) -> None:
+    """Raise ``UsageError`` for a folder of something else: git would ignore all of it from then on."""
+    ignored = out / ".gitignore"
+    try:
+        own = ignored.is_file() and ignored.read_text("utf-8", "replace") == _IGNORE_ALL
+        taken = out.is_dir() and not own and any(out.iterdir())
+    except OSError:
+        return  # writing tells why
+    if taken:
+        raise UsageError(
+            f"{out} holds files that are no gallery's", mend="name a folder of its own, such as galleries/NAME"
+        )
 
 
 def _kinds(classes: Sequence[str]) -> list[str]:
@@ -147,7 +164,7 @@ def _errors(checked: Checked, classes: Sequence[str]) -> Iterator[tuple[str, flo
 
 def _write(kinds: Iterable[tuple[str, Iterable[_Case]]], out: Path, dataset: str, classes: Sequence[str]) -> Path:
     out.mkdir(parents=True, exist_ok=True)
-    (out / ".gitignore").write_text("*\n", encoding="utf-8")
+    (out / ".gitignore").write_text(_IGNORE_ALL, encoding="utf-8")
     sections = []
     for number, (kind, cases) in enumerate(kinds):
         figures = []
@@ -160,7 +177,7 @@ def _write(kinds: Iterable[tuple[str, Iterable[_Case]]], out: Path, dataset: str
         body = "\n".join(figures) or "<p>None.</p>"
         sections.append(f"<h2>{html.escape(kind)}</h2>\n{body}")
     index = out / "index.html"
-    index.write_text(_page(dataset, classes, "\n".join(sections)), encoding="utf-8")
+    write_atomically(index, _page(dataset, classes, "\n".join(sections)))
     return index
 
 

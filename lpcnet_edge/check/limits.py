@@ -137,7 +137,7 @@ def _all(limits: Limits, report: Mapping[str, Any]) -> Iterator[Broken | None]:
         if own.min_iou is not None:
             yield _below(f"per_class.{name}.min_iou", after, own.min_iou, f"the IoU of {name} is {{value:.2f}}")
         if own.max_drop is not None:
-            drop = None if before is None or after is None else before - after
+            drop = None if before is None or after is None else round(before - after, 3)  # as both are
             yield _above(
                 f"per_class.{name}.max_drop", drop, own.max_drop, f"the IoU of {name} fell by {{value:.2f}} points"
             )

@@ -67,7 +67,8 @@ def run_bench(args: argparse.Namespace) -> int:
     modes = [f"--{name.replace('_', '-')}" for name in _MODES if getattr(args, name) is not None]
     if len(modes) > 1:
         raise UsageError(f"{' and '.join(modes)} are separate measurements", mend="run them one after the other")
-    refuse_outputs(args.record, args.markdown, args.html)
+    inputs = (args.key, Path(args.data) if args.data else None)
+    refuse_outputs(args.record, args.markdown, args.html, inputs=inputs)
     from lpcnet_edge.bundle.read import open_bundle
 
     bundle = open_bundle(args.bundle, trusted_key=args.key)
@@ -147,9 +148,13 @@ def _data(args: argparse.Namespace, bundle: Bundle) -> Dataset | Path | None:
     try:
         return open_data(args)
     except BadData:
+        from lpcnet_edge.datasets.magnetic_tile import FOLDERS
+        from lpcnet_edge.datasets.spec import COCO_FILES
         from lpcnet_edge.runtime.sources.images import IMAGE_SUFFIXES
 
         folder = Path(args.data)
+        if any((folder / name).exists() for name in ("classes.yaml", "masks", "tiles.csv", *FOLDERS, *COCO_FILES)):
+            raise  # a dataset that is damaged: its masks are no frames
         if folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*")):
             return folder
         raise

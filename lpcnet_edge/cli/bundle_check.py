@@ -68,7 +68,7 @@ def run_bundle_check(args: argparse.Namespace) -> int:
         raise UsageError("--stratum is for --weights", mend="leave it out: all strata of up to 32 values are reported")
     limits, bundle = _limits(args), open_bundle(args.bundle)
     other = open_bundle(args.against) if args.against else None
-    refuse_outputs(args.html, args.junit)
+    refuse_outputs(args.html, args.junit, inputs=(args.limits, args.rules, Path(args.data)))
     if args.html:
         from lpcnet_edge.check.gallery import refuse_project_folders
 

@@ -115,10 +115,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write_utf8() -> None:
-    """Where the locale is ASCII, print UTF-8, as Python does where it chooses: the names of parts and files have it."""
+    """Where the locale is ASCII, print UTF-8, as Python does where it chooses: the names of parts and files have it.
+    Elsewhere a name that the locale cannot hold is no reason to print nothing."""
     for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        encoding = codecs.lookup(stream.encoding).name
+        if encoding == "ascii":
             stream.reconfigure(encoding="utf-8", errors=errors)
+        elif stream.errors == "strict":
+            stream.reconfigure(errors=errors if encoding == "utf-8" else "backslashreplace")
 
 
 def _report(exc: Exception) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +33,12 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object; numbers that JSON cannot hold (nan, infinities) become null."""
-    print(json.dumps(finite(value), indent=2, ensure_ascii=False))
+    """Print one JSON object; numbers that JSON cannot hold (nan, infinities) become null.
+
+    It is UTF-8 whatever the locale: where standard output is in another encoding, it is ASCII with escapes.
+    """
+    encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
+    print(json.dumps(finite(value), indent=2, ensure_ascii=encoding != "utf-8"))
 
 
 def text_console() -> Console:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,11 +37,15 @@ def refuse_in_bundles(*outputs: Path | None, folder: bool = False) -> None:
                 raise UsageError(f"{out} {where} the bundle {above}", mend="write it beside the bundle")
 
 
-def refuse_outputs(*files: Path | None) -> None:
-    """Raise ``UsageError`` for a file that cannot be written: before a verb's long work, and not after it."""
+def refuse_outputs(*files: Path | None, inputs: Sequence[Path | None] = ()) -> None:
+    """Raise ``UsageError`` for a file that cannot be written, or that is one of the ``inputs``: before a verb's long
+    work, and not after it."""
     refuse_in_bundles(*files)
     given = [out for out in files if out is not None]
+    read = [path.resolve() for path in inputs if path is not None and path.is_file()]
     for number, out in enumerate(given):
+        if out.resolve() in read:
+            raise UsageError(f"{out} is read, and would be replaced by what is written", mend="name another file")
         if out.resolve() in [other.resolve() for other in given[:number]] and (out.is_file() or not out.exists()):
             raise UsageError(f"{out} is given for two outputs: one would replace the other", mend="name two files")
         folder = out.resolve().parent

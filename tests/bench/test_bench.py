@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,20 @@ import pytest
 from chromium import open_page
 from local_bundle import write_local
 
+from lpcnet_edge.backends import choice
+from lpcnet_edge.backends.tuning import default_tuning
 from lpcnet_edge.bench import measure as measure_module
-from lpcnet_edge.bench import versus
+from lpcnet_edge.bench import opening, versus
 from lpcnet_edge.bench.compare import schema
 from lpcnet_edge.bench.frames import open_frames
 from lpcnet_edge.bench.options import Options, quick
+from lpcnet_edge.bench.raw import Inputs, open_raw, run_tool
 from lpcnet_edge.bench.timed import PARTS
 from lpcnet_edge.bundle.manifest import GateSpec
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.cli import main
 from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
+from lpcnet_edge.datasets.export import write_folder
 from lpcnet_edge.errors import UsageError
 
 LOOK = """
@@ -216,6 +222,45 @@ def test_the_null_backend_has_nothing_to_compare_with(bundle: Bundle) -> None:
     assert found["ratio_to_raw"] is None
     assert found["raw_engine"]["name"] is None
     assert "no engine of its own" in found["raw_engine"]["why"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "says"), [("\x7fELF", "Exec format error"), ("#!/no/such/shell\n", "No such file or directory")]
+)
+def test_a_trtexec_that_cannot_start_is_told(
+    tool: str, says: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One built for another machine, say: the benchmark goes on without it."""
+    (tmp_path / "trtexec").write_text(tool)
+    (tmp_path / "trtexec").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    inputs = Inputs(np.zeros((1, 32, 32), np.uint8), np.zeros((1, 8, 2, 2), np.float32))
+    found = open_raw(bundle, "tensorrt", default_tuning(), 1, inputs, tmp_path)
+    assert found == (None, f"trtexec cannot be started: {says}")
+
+
+def test_what_a_tool_prints_need_not_be_utf8() -> None:
+    said = run_tool([sys.executable, "-c", r"import os; os.write(1, b'caf\xe9')"], "tool", 1.0)
+    assert said == "caf\ufffd"
+
+
+def test_auto_takes_the_tuning_of_what_is_installed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (choice, opening):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    assert opening.kept_tuning(bundle, Options()) == default_tuning()
+    assert bench(bundle, "--batches", "4")["backend"]["name"] == "onnxruntime"
+
+
+@pytest.mark.parametrize("spoil", ["classes.yaml", "parts.csv", "images"])
+def test_masks_of_a_damaged_dataset_are_no_frames(
+    spoil: str, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(CarbonFabric(2, 5, size=128), tmp_path / "data")
+    (tmp_path / "data" / spoil).rename(tmp_path / spoil)
+    if spoil == "parts.csv":
+        (tmp_path / "data" / spoil).write_text("no,header\n")
+    assert main(["bench", str(bundle.path), "--quick", "--backend", "null", "--data", str(tmp_path / "data")]) == 3
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'data'}")
 
 
 def test_frames_are_real_ones(bundle: Bundle, tmp_path: Path) -> None:

@@ -61,6 +61,26 @@ def test_the_p99_of_many_frames_decides() -> None:
     assert find_budget(fixed, 30.0, overlaps=OVERLAPS[:1], batches=(16,)).chosen.picked == 14  # type: ignore[union-attr]
 
 
+def test_all_that_the_gate_picks_goes_before_batch_and_overlap_where_the_p99_decides() -> None:
+    """A batch of 16 or an overlap of 8 px holds on the few frames that are screened alone."""
+
+    def with_a_tail(candidate: Candidate, count: int) -> Sequence[float]:
+        late_ms = 4.0 if candidate.batch == 16 or candidate.overlap_px == 8 else 0.0
+        spent_ms = 0.25 * candidate.tiles + candidate.picked
+        return [spent_ms + (late_ms if n % 100 >= 97 else 0.0) for n in range(count)]
+
+    by_batch = find_budget(with_a_tail, 14.0, overlaps=[(4, 40, 4)], batches=(1, 16))
+    assert by_batch.chosen == Candidate(1, 4, 40, 4)
+    by_overlap = find_budget(with_a_tail, 14.0, overlaps=[(8, 40, 4), (0, 30, 3)], batches=(1,))
+    assert by_overlap.chosen == Candidate(1, 0, 30, 6)
+    assert by_overlap.says[-1] == (
+        "with 8 px (40 tiles) and batches of 1 4 picked tiles fit on the few frames that were screened, and not by the "
+        "p99 of many"
+    )
+    neither = find_budget(with_a_tail, 14.0, overlaps=[(8, 40, 4)], batches=(1,))
+    assert neither.chosen == Candidate(1, 8, 40, 0)
+
+
 class Clock:
     """Seconds that only pass where somebody says so."""
 

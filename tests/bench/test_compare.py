@@ -56,12 +56,31 @@ def test_what_else_differs_is_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "facts", "says"),
+    [
+        ("machine", {"jetson": {"model": "Jetson Orin Nano"}}, "different Jetson modules: None; Jetson Orin Nano"),
+        ("machine", {"cgroup_cpus": 2.0}, "different limits of a control group, cores: None; 2.0"),
+        ("machine", {"os": "Linux 6.1"}, "different operating systems: None; Linux 6.1"),
+        ("machine", {"nvidia_driver": "570.1"}, "different NVIDIA drivers: None; 570.1"),
+        ("pipeline", {"tiles_a_frame": 12.0}, "different numbers of tiles a frame: None; 12.0"),
+    ],
+)
+def test_another_machine_version_or_framing_is_told(key: str, facts: dict[str, Any], says: str) -> None:
+    other = record([100.0, 101.0])
+    other[key] |= facts
+    assert compare(record([100.0, 101.0]), other)["notes"] == [says]
+    newer = record([100.0, 101.0], version="0.2.0")
+    assert compare(record([100.0, 101.0]), newer)["notes"] == ["different versions of lpcnet-edge: None; 0.2.0"]
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"pipeline": {}},
         {"pipeline": {"bulk": {"rounds_frames_per_s": [0.0]}, "rounds_memory_tiles_per_s": [1.0]}},
         {"pipeline": {"bulk": {"rounds_frames_per_s": []}, "rounds_memory_tiles_per_s": [1.0]}},
         {"stages": [{"stage": "localization", "batch": 8, "rounds_tiles_per_s": ["fast"]}]},
+        {"stages": [{"stage": "localization", "batch": 8, "rounds_tiles_per_s": [10**400]}]},
         {"stages": None},
         {"bundle": "parts"},
         {"machine": {}},
@@ -95,6 +114,7 @@ def test_only_a_limit_makes_it_fail(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         "",
         "[]",
+        "[" * 100_000,
         '{"a": 1}',
         json.dumps(record([1.0]) | {"schema_version": 9}),
         json.dumps(record([1.0]) | {"pipeline": None}),

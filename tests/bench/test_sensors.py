@@ -72,6 +72,43 @@ def test_a_pc(tmp_path: Path) -> None:
     assert sensors.stolen_share("cpu  100 0 0 100 0 0 0 0 0 0\n", "cpu  150 0 0 130 0 0 0 20 0 0\n") == 0.2
 
 
+def test_a_laptop_on_battery_is_told(tmp_path: Path) -> None:
+    supply = "sys/class/power_supply"
+    put_path(tmp_path, f"{supply}/AC/type", "Mains")
+    for name, status in (("BAT0", "Charging"), ("mouse", "Discharging")):
+        put_path(tmp_path, f"{supply}/{name}/type", "Battery")
+        put_path(tmp_path, f"{supply}/{name}/status", status)
+    put_path(tmp_path, f"{supply}/mouse/scope", "Device")
+    assert sensors.power_mode(tmp_path) is None
+    put_path(tmp_path, f"{supply}/BAT0/status", "Discharging\n")
+    assert sensors.power_mode(tmp_path) == "on battery"
+
+
+def test_two_cards_of_one_kind_are_two_rails(tmp_path: Path) -> None:
+    for number, label in enumerate(("PPT", "PPT", "", "")):
+        put_path(tmp_path, f"sys/class/hwmon/hwmon{number}/name", "amdgpu")
+        put_path(tmp_path, f"sys/class/hwmon/hwmon{number}/power1_input", f"{number + 1}000000")
+        if label:
+            put_path(tmp_path, f"sys/class/hwmon/hwmon{number}/power1_label", label)
+    rails = {"PPT": 1.0, "PPT (hwmon1)": 2.0, "amdgpu 1": 3.0, "amdgpu 1 (hwmon3)": 4.0}
+    assert sensors.power_w(tmp_path) == rails
+
+
+@pytest.mark.parametrize(
+    ("rails", "whole"),
+    [
+        ({}, None),
+        ({"VDD_IN": 9.0, "VDD_CPU_GPU_CV": 4.0, "VDD_SOC": 2.0}, 9.0),
+        ({"VDD_GPU_SOC": 8.0, "VDD_CPU_CV": 3.0, "VIN_SYS_5V0": 5.0}, 16.0),
+        ({"POM_5V_IN": 5.0, "POM_5V_GPU": 2.0}, 5.0),
+        ({"psys": 30.0, "package-0": 20.0}, 30.0),
+        ({"package-0": 20.0, "package-1": 22.0, "0: NVIDIA RTX A2000": 60.0}, 102.0),
+    ],
+)
+def test_a_rail_within_another_counts_once(rails: dict[str, float], whole: float | None) -> None:
+    assert sensors.whole_power_w(rails) == whole
+
+
 def loaded(clocks: list[float], **more: Any) -> list[Sample]:
     return [Sample(float(n), "work", (mhz, 800.0), **more) for n, mhz in enumerate(clocks)]
 

@@ -57,6 +57,12 @@ def test_the_worst_come_first(dataset: ArrayDataset, tmp_path: Path) -> None:
     assert (picture[:, TILE_PX : TILE_PX + 4] == 255).all()
 
 
+def test_a_name_that_is_no_utf8_costs_no_gallery(tmp_path: Path) -> None:
+    dataset = ArrayDataset([mask_with((1, 22, 0, 20, 4))], ["caf\udce9"])
+    page = write_gallery(Reader(crop_left), dataset, tmp_path / "g").read_text(encoding="utf-8")
+    assert "part caf\\udce9" in page
+
+
 def test_a_perfect_network_has_an_empty_gallery(dataset: ArrayDataset, tmp_path: Path) -> None:
     page = write_gallery(Reader(), dataset, tmp_path).read_text(encoding="utf-8")
     assert page.count("<p>None.</p>") == 4
@@ -75,6 +81,20 @@ def test_colour_images(tmp_path: Path) -> None:
 def test_the_folder_is_ignored_by_git(dataset: ArrayDataset, tmp_path: Path) -> None:
     write_gallery(Reader(), dataset, tmp_path / "g")
     assert (tmp_path / "g" / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.parametrize("file", [".gitignore", "images/a.png"])
+def test_a_folder_of_something_else_is_left_alone(dataset: ArrayDataset, tmp_path: Path, file: str) -> None:
+    """A repository, say, of which git would ignore everything from then on."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("*.log\n")
+    segmenter = Reader()
+    with pytest.raises(UsageError, match="files that are no gallery's"):
+        write_gallery(segmenter, dataset, tmp_path)
+    assert not segmenter.batches
+    assert [p.read_text() for p in tmp_path.rglob("*") if p.is_file()] == ["*.log\n"]
+    for _ in range(2):  # its own it replaces
+        write_gallery(Reader(), dataset, tmp_path / "g")
 
 
 @pytest.mark.parametrize("where", ["docs", "docs/pictures", "lpcnet_edge/x", "sub/../docs"])
