@@ -37,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="compare a bundle with its float network")
     group.add_argument("--backend", metavar="NAME", help=_BACKEND_HELP)
     group.add_argument("--against", type=Path, metavar="BUNDLE", help="another bundle to compare with, too")
+    group.add_argument("--key", type=Path, metavar="PUBLIC", help="demand their signatures by this public key")
     group.add_argument("--limits", type=Path, metavar="YAML", help="what must hold (docs/checking.md)")
     group.add_argument("--max-drop", type=number, metavar="POINTS", help="mIoU that may be lost")
     group.add_argument("--max-new-escapes", type=int, metavar="N", help="defective parts that only the bundle passes")
@@ -47,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def refuse_options(args: argparse.Namespace) -> None:
     """Raise ``UsageError`` where an option for a bundle is given without one."""
-    for name in ("backend", "against", "limits", "max_drop", "max_new_escapes", "layers", "html", "junit"):
+    for name in ("backend", "against", "key", "limits", "max_drop", "max_new_escapes", "layers", "html", "junit"):
         if getattr(args, name) not in (None, False):
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} is for bundles, and none is given", mend=f"check BUNDLE {option} ...")
@@ -66,8 +67,8 @@ def run_bundle_check(args: argparse.Namespace) -> int:
         )
     if args.stratum:
         raise UsageError("--stratum is for --weights", mend="leave it out: all strata of up to 32 values are reported")
-    limits, bundle = _limits(args), open_bundle(args.bundle)
-    other = open_bundle(args.against) if args.against else None
+    limits, bundle = _limits(args), open_bundle(args.bundle, trusted_key=args.key)
+    other = open_bundle(args.against, trusted_key=args.key) if args.against else None
     refuse_outputs(args.html, args.junit, inputs=(args.limits, args.rules, Path(args.data)))
     if args.html:
         from lpcnet_edge.check.gallery import refuse_project_folders

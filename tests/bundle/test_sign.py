@@ -50,6 +50,15 @@ def test_sign_and_verify(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sorted(p.name for p in root.parent.iterdir()) == ["k.key", "k.pub", "tiny"]
 
 
+def test_every_verb_that_uses_a_bundle_can_demand_its_signature(
+    root: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", "carbon-fabric:count=2,seed=1"]
+    for verb in (["check", str(root), *data], ["selftest", str(root)], ["bench", str(root)], ["run", str(root), "."]):
+        assert main([*verb, "--key", str(keys[1])]) == 3, verb
+        assert "signature" in capsys.readouterr().err
+
+
 def test_writing_signs(tmp_path: Path, keys: tuple[Path, Path]) -> None:
     bundle = write_tiny(tmp_path / "out", sign_with=keys[0])
     assert bundle.signed
