@@ -31,6 +31,7 @@ from lpcnet_edge.build.ranges import range_of
 from lpcnet_edge.build.splits import generated_splits, split
 from lpcnet_edge.check.agreement import Comparison
 from lpcnet_edge.datasets import open_dataset
+from lpcnet_edge.errors import LpcnetError
 from lpcnet_edge.network.weights import load_network
 
 
@@ -169,7 +170,11 @@ def main() -> int:
     parser.add_argument("--fold", nargs="+")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    found = measure(args.weights, args.data, args.fold)
+    try:
+        found = measure(args.weights, args.data, args.fold)
+    except LpcnetError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
     if args.json:
         print(json.dumps(found, indent=1))
         return 0

@@ -57,6 +57,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0, help="0 leaves the number to OpenVINO")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    for name in ("batch", "rounds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: use 1 or more")
     rng = np.random.default_rng(0)
     feeds = {
         "pixels": rng.integers(0, 256, (args.batch, TILE_PX, TILE_PX), np.uint8),

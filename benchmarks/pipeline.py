@@ -31,10 +31,11 @@ from lpcnet_edge.backends.engine import open_engine
 from lpcnet_edge.backends.null import NullBackend
 from lpcnet_edge.backends.trials import engine_rate
 from lpcnet_edge.backends.tuning import default_tuning
-from lpcnet_edge.bench.raw import BenchmarkApp, Inputs
+from lpcnet_edge.bench.raw import BenchmarkApp, Inputs, RawFailed
 from lpcnet_edge.bench.timed import TimedBackend, attribution
 from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
+from lpcnet_edge.errors import LpcnetError, UsageError
 from lpcnet_edge.metrics.conformal import calibrate_gate
 from lpcnet_edge.runtime.framing import Framing, plan_tiles
 from lpcnet_edge.runtime.gate_calibration import MIN_DEFECT_PX, score_tiles
@@ -57,10 +58,26 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, help="of the gate, where the part gate does not find it")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    threshold = args.threshold
-    if threshold is None and "gate" not in args.only and {"live", "soak"} & set(args.only):
+    if args.threshold is None and "gate" not in args.only and {"live", "soak"} & set(args.only):
         parser.error("live and soak need a gate: give --threshold, or the part gate too")
-    bundle, scale = open_bundle(args.bundle), QUICK if args.quick else Scale()
+    try:
+        found = measure(args)
+    except LpcnetError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except RawFailed as exc:
+        print(f"error: benchmark_app: {exc} (mend: leave the part bulk out with --only)", file=sys.stderr)
+        return 1
+    print(json.dumps(found) if args.json else "\n".join(lines_of(found)))
+    return 0
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The parts asked for, by name."""
+    threshold, scale = args.threshold, QUICK if args.quick else Scale()
+    bundle = open_bundle(args.bundle)
+    if (bundle.manifest.channels, bundle.manifest.classes) != (3, CarbonFabric(1).classes):
+        raise UsageError(f"{args.bundle} is not for carbon fabric, which alone is generated", mend="give one that is")
     cv2.setNumThreads(1)
     backend = open_backend(bundle, args.backend)
     small = [
@@ -80,8 +97,7 @@ def main() -> int:
             found["soak"] = measure_soak(bundle, backend, small, threshold, scale)
     finally:
         backend.close()
-    print(json.dumps(found) if args.json else "\n".join(lines_of(found)))
-    return 0
+    return found
 
 
 def measure_bulk(bundle: Bundle, backend: Backend, small: list[Image], scale: Scale) -> dict[str, Any]:
@@ -141,7 +157,10 @@ def benchmark_app(
 
 
 def peer_loop(bundle: Bundle, name: str) -> Callable[[list[Image], int], float]:
-    """Both canonical files in a plain loop: fill a batch, run, run, take the classes."""
+    """Both stages in a plain loop: fill a batch, run, run, take the classes.
+
+    ONNX Runtime gets the canonical files as they are, OpenVINO what our own backend makes of them.
+    """
     side, channels = bundle.manifest.tile_px, bundle.manifest.channels
     options: dict[str, Any] = {"lower": False} if name == "onnxruntime" else {}
     engines = [

@@ -12,6 +12,7 @@ from pipeline_runs import Image, Run, Scale, cycle, run
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
+from lpcnet_edge.imaging import resize_image
 from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.pipeline import framing_for
 from lpcnet_edge.runtime.running import Percentiles
@@ -116,7 +117,7 @@ def engines_alone(backend: Backend, small: list[Image], count: int, period_s: fl
     With a period the thread sleeps before each, as a camera lets it: a core that slept begins later and slower.
     """
     slot, every = backend.make_slot(1), np.zeros(1, np.int32)
-    slot.pixels[0] = small[0]
+    slot.pixels[0] = resize_image(small[0], *slot.pixels.shape[1:3])
     due = time.perf_counter()
     for turn in range(count + 20):
         due = max(due + period_s, time.perf_counter())

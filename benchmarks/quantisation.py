@@ -37,6 +37,8 @@ from lpcnet_edge.build.ranges import range_of
 from lpcnet_edge.build.splits import generated_splits, split
 from lpcnet_edge.check.agreement import Comparison
 from lpcnet_edge.datasets import open_dataset
+from lpcnet_edge.errors import LpcnetError, UsageError
+from lpcnet_edge.files import write_atomically
 from lpcnet_edge.network.weights import load_network
 
 HERE = Path(__file__).parent
@@ -59,11 +61,14 @@ def environment(peer: str) -> Path:
     if done.exists() and done.read_text() == wanted:
         return python
     print(f"installing {', '.join(REQUIREMENTS[peer])} into {folder.relative_to(HERE.parent)}", file=sys.stderr)
-    venv.create(folder, with_pip=True, clear=True)
+    try:
+        venv.create(folder, with_pip=True, clear=True)
+    except subprocess.CalledProcessError as exc:
+        raise RuntimeError(f"{sys.executable} cannot make virtual environments (Debian: python3-venv)") from exc
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[peer]]
     found = subprocess.run(install, capture_output=True, text=True, check=False)
     if found.returncode:
-        raise RuntimeError(found.stderr.strip().splitlines()[-1])
+        raise RuntimeError((found.stderr.strip().splitlines() or [f"pip ended with {found.returncode}"])[-1])
     done.write_text(wanted)
     return python
 
@@ -117,6 +122,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     pair = export_network(network)
     chosen = pick_calibration_set(splits.calibration, CalibrationRecipe(), network.tile_px)
     tiles = np.stack(list(chosen.tiles()))
+    if len(tiles) % args.batch:
+        raise UsageError(
+            f"{len(tiles)} calibration tiles are no whole batches of {args.batch}, and all quantisers get the same",
+            mend=f"give a --batch that divides {len(tiles)}",
+        )
     folder = PEERS / "work"
     (folder / "float").mkdir(parents=True, exist_ok=True)
     models = {"localization": pair.localization, "confidence": pair.confidence}
@@ -136,12 +146,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     float_engine = engines.reference().localization
     embeddings = np.concatenate(
-        [
-            float_engine.run({"pixels": tiles[i : i + size]})["embedding"]
-            for i in range(0, len(tiles) // size * size, size)
-        ]
+        [float_engine.run({"pixels": tiles[i : i + size]})["embedding"] for i in range(0, len(tiles), size)]
     )
-    np.savez(folder / "tiles.npz", tiles=tiles[: len(embeddings)], embedding=embeddings)
+    np.savez(folder / "tiles.npz", tiles=tiles, embedding=embeddings)
     ranges = {name: range_of(histogram, "minmax") for name, histogram in observe(pair, tiles, len(tiles)).items()}
 
     def joined(first: Any, second: Any) -> EngineSegmenter:
@@ -218,9 +225,16 @@ def main() -> int:
     parser.add_argument("--record", type=Path)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    found = measure(args)
+    for name in ("batch", "rounds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: use 1 or more")
+    try:
+        found = measure(args)
+    except LpcnetError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
     if args.record:
-        args.record.write_text(json.dumps(found, indent=1) + "\n")
+        write_atomically(args.record, json.dumps(found, indent=1) + "\n")
     if args.json:
         print(json.dumps(found, indent=1))
         return 0

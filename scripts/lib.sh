@@ -49,19 +49,24 @@ choose_python() {
     printf '%s' "$python"
 }
 
+# Whether .venv is whole: an upgrade of the system's Python takes the Python or its packages away from it.
+venv_runs() {
+    .venv/bin/python -c 'import pip' 2>/dev/null
+}
+
 # Make .venv and install the package with the extras named, unless that has been done for this very pyproject.toml,
-# requirement on torch and place (an editable installation names its place).
+# requirement on torch and place (an editable installation names its place), and its Python still runs.
 ensure_venv() { # EXTRAS, comma-separated
     local extras="$1" want extra python stale=
     want="$({ cat pyproject.toml; printf '%s %s' "$TORCH" "$PWD"; } | sha256sum | cut -d ' ' -f 1)"
     for extra in ${extras//,/ }; do
         [ "$(cat ".venv/.installed-$extra" 2>/dev/null)" = "$want" ] || stale=yes
     done
-    [ -n "$stale" ] || return 0
+    [ -z "$stale" ] && venv_runs && return 0
     python="$(choose_python)" || exit
     (
         flock 9 # two scripts started at once take turns
-        if ! .venv/bin/python -c 'import pip' 2>/dev/null; then # absent, half made, or its Python is gone
+        if ! venv_runs; then # absent, half made, or its Python is gone
             say "making .venv with $("$python" --version)"
             "$python" -m venv --clear .venv
         fi

@@ -5,6 +5,7 @@ python scripts/mask_agreement.py MASKS DATASET
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,7 +19,11 @@ from lpcnet_edge.imaging import resize_mask
 
 
 def main() -> int:
-    predicted, dataset = Path(sys.argv[1]), open_dataset(sys.argv[2])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("masks", type=Path)
+    parser.add_argument("dataset")
+    args = parser.parse_args()
+    predicted, dataset = args.masks, open_dataset(args.dataset)
     classes = len(dataset.classes)
     total = np.zeros((classes, classes), dtype=np.int64)
     right = 0

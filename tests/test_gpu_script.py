@@ -63,6 +63,20 @@ def test_a_step_that_fails_keeps_no_other_from_running(machine: dict[str, str]) 
     assert made == ["gpu.txt", "logs.tar.gz", "networks.tar.gz", "steps.txt", "table.txt", "tests.txt"]
 
 
+def test_weights_of_an_earlier_call_do_not_pass_for_this_ones(machine: dict[str, str], tmp_path: Path) -> None:
+    """A run that is refused, for other steps say, leaves them as they were."""
+    assert run(machine, "train").returncode == 0
+    (tmp_path / "work/magnetic-tile-4.json").write_text("of another call")
+    python = tmp_path / "python"
+    python.write_text(
+        PYTHON.replace("    mkdir -p", "    echo 'mend: resume with the recipe it began with'; exit 3; mkdir -p")
+    )
+    done = run(machine, "train")
+    assert done.returncode == 1
+    assert "carbon-fabric: not trained: mend: resume with the recipe it began with" in done.stdout
+    assert (tmp_path / "out/table.txt").read_text().count("\n") == 1, "the table has its head alone"
+
+
 def test_a_machine_whose_torch_sees_no_gpu_is_refused(machine: dict[str, str]) -> None:
     """Else every test would skip, and all would be well."""
     done = run(machine | {"NO_GPU": "1"}, "tests")

@@ -237,7 +237,10 @@ def test_a_second_start_installs_nothing_and_passes_arguments_on(tmp_path: Path)
 
     log.unlink()
     assert run_script(clone, "test", "--all", "tests/x.py", path=path).returncode == 0
-    assert log.read_text(encoding="utf-8").splitlines() == ["-m pytest -p xdist -n auto -m  tests/x.py"]
+    assert log.read_text(encoding="utf-8").splitlines() == [
+        "-c import pip",
+        "-m pytest -p xdist -n auto -m  tests/x.py",
+    ]
 
     log.unlink()
     (clone / "pyproject.toml").write_text("changed", encoding="utf-8")
@@ -245,6 +248,52 @@ def test_a_second_start_installs_nothing_and_passes_arguments_on(tmp_path: Path)
     second = log.read_text(encoding="utf-8")
     assert "--editable" in second, "other requirements are installed"
     assert "-m venv" not in second, "into the same environment"
+
+    log.unlink()
+    write_tool(clone / ".venv/bin", "python", "exit 1")  # as an upgrade of the system's Python leaves it
+    assert run_script(clone, "test", path=path).returncode == 0
+    assert "-m venv --clear .venv" in log.read_text(encoding="utf-8").splitlines()
+
+
+def rebuild_clone(folder: Path) -> Path:
+    """A clone with weights, an index folder and an environment whose Python does nothing."""
+    clone = fake_clone(folder)
+    (clone / "data/MT_Free").mkdir(parents=True)
+    (clone / "lpcnet_edge/weights").mkdir(parents=True)
+    (clone / "lpcnet_edge/weights/a.safetensors").write_bytes(b"first")
+    write_tool(clone / ".venv/bin", "python", 'echo "$@"')
+    want = (
+        '{ cat pyproject.toml; printf "%s %s" "$TORCH" "$PWD"; } | sha256sum | cut -d " " -f 1 >.venv/.installed-train'
+    )
+    subprocess.run(["bash", "-c", f"source scripts/lib.sh; {want}"], cwd=clone, check=True)
+    return clone
+
+
+def test_rebuilding_names_a_missing_folder(tmp_path: Path) -> None:
+    done = run_script(rebuild_clone(tmp_path), "rebuild-records", "--data", path="/usr/bin:/bin")
+    assert done.returncode == 2
+    assert "error: --data names no folder" in done.stderr
+
+
+def test_rebuilding_scores_the_gate_anew_for_new_weights_and_the_study_for_new_records(tmp_path: Path) -> None:
+    clone = rebuild_clone(tmp_path)
+    record = clone / "benchmarks/records/gate-out-of-fold.json"
+
+    def rebuild() -> str:
+        done = run_script(clone, "rebuild-records", "--data", "data", "gate", "study", path="/usr/bin:/bin")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "study_tables.py" not in rebuild()  # the study has no records yet
+    first = record.read_text()
+    (clone / "benchmarks/records/study").mkdir()
+    (clone / "benchmarks/records/study/one.json").write_text("{}")
+    assert "study_tables.py" in rebuild()
+    assert record.read_text() == first
+    (clone / "lpcnet_edge/weights/a.safetensors").write_bytes(b"second")
+    rebuild()
+    places = [text.split("--out ")[1].split()[0] for text in (first, record.read_text())]
+    assert places[0] != places[1]
 
 
 def pythons_3_10() -> Iterator[str]:

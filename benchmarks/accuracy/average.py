@@ -31,9 +31,12 @@ def average(runs: list[Path], out: Path, note: str) -> str:
         name: torch.stack([state[name] for state in states]).mean(dim=0) if value.is_floating_point() else value
         for name, value in states[-1].items()
     }
+    cards = [yaml.safe_load((run / "card.yaml").read_text("utf-8")) for run in runs]
+    # The card names the images of the last run alone, by which later checks tell what was trained on.
+    if any(card["data"]["digest"] != cards[-1]["data"]["digest"] for card in cards):
+        raise UsageError("the runs are of different images", mend="give runs of one dataset and the same folds")
     out.mkdir(parents=True, exist_ok=True)
     digest = save_weights(out / "weights.safetensors", last.network.config, mean, last.tile_px)
-    cards = [yaml.safe_load((run / "card.yaml").read_text("utf-8")) for run in runs]
     averaged = [
         {"sha256": one["weights"]["sha256"], "steps": one["recipe"]["steps"], "seed": one["recipe"]["seed"]}
         for one in cards

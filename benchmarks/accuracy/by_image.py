@@ -20,6 +20,9 @@ from pathlib import Path
 from study_runs import deal_images
 
 from lpcnet_edge.datasets import open_dataset
+from lpcnet_edge.datasets.base import inside
+from lpcnet_edge.datasets.magnetic_tile import COLUMNS
+from lpcnet_edge.datasets.tables import read_table
 from lpcnet_edge.errors import BadInput, LpcnetError, UsageError
 from lpcnet_edge.files import write_atomically
 
@@ -37,13 +40,14 @@ def main() -> int:
             raise BadInput(f"{args.data} has no tiles.csv", mend="give the Magnetic Tile folder with its index")
         if args.out.exists():
             raise UsageError(f"{args.out} exists", mend="name another folder with --out")
-        with index.open(newline="") as stream:
-            rows = [{**row, "fold": fold_of[row["image"]]} for row in csv.DictReader(stream) if row["image"] in fold_of]
+        named = [(inside(args.data, row["image"], str(index)), row) for _, row in read_table(index, COLUMNS)]
+        rows = [{**row, "fold": fold_of[path.relative_to(args.data).as_posix()]} for path, row in named]
     except LpcnetError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
+    folders = sorted(path for path in args.data.iterdir() if path.is_dir())  # before --out may be one of them
     args.out.mkdir(parents=True)
-    for folder in sorted(path for path in args.data.iterdir() if path.is_dir()):
+    for folder in folders:
         (args.out / folder.name).symlink_to(folder.resolve())
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))

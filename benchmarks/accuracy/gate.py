@@ -12,6 +12,7 @@ says how it was made and is not taken for another run's.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -20,15 +21,16 @@ from pathlib import Path
 import numpy as np
 
 from lpcnet_edge.cli.console import TrainingDisplay
+from lpcnet_edge.config import to_mapping
 from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
-from lpcnet_edge.errors import LpcnetError, UsageError
+from lpcnet_edge.errors import BadData, LpcnetError, UsageError
 from lpcnet_edge.files import write_atomically
 from lpcnet_edge.imaging import resize_image
 from lpcnet_edge.metrics import gate_by_image, gate_by_part
 from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.recipe import Recipe, load_recipe
 from lpcnet_edge.network.training import train
-from lpcnet_edge.network.weights import load_network
+from lpcnet_edge.network.weights import load_network, weights_path
 from lpcnet_edge.types import Dataset
 
 
@@ -39,8 +41,12 @@ def score_fold(
     record = out / f"fold-{fold}.json"
     if record.exists():
         found = json.loads(record.read_text())
-        if not isinstance(found, dict) or found.get("made") != made:
-            raise UsageError(f"{record} was made with other settings", mend="name another folder with --out")
+        before = found.get("made", {}) if isinstance(found, dict) else {}
+        changed = [name for name, value in made.items() if before.get(name) != value]
+        if changed:
+            raise UsageError(
+                f"{record} was made with other settings: {', '.join(changed)}", mend="name another folder with --out"
+            )
         rows: list[dict[str, object]] = found["rows"]
         return rows
     run = out / f"fold-{fold}"
@@ -97,11 +103,17 @@ def main() -> int:
         base = load_recipe(args.recipe)
         recipe = replace(base, steps=args.steps, loss=replace(base.loss, segmentation=0.0, initial=0.0))
         start = load_network(args.start) if args.start else None
-        folds = sorted({entry.strata["fold"] for entry in data.entries})
+        folds = sorted({entry.strata["fold"] for entry in data.entries if "fold" in entry.strata})
+        if len(folds) < 2:
+            raise BadData(f"{data.name} has {len(folds)} folds", mend="give two or more in a column fold of its table")
+        settings = json.dumps(to_mapping(recipe), sort_keys=True).encode()
         made: dict[str, object] = {
             "steps": args.steps,
             "recipe": Path(args.recipe).stem,
             "start": Path(args.start).stem or None,
+            "data_digest": data.digest(),
+            "recipe_sha256": hashlib.sha256(settings).hexdigest(),
+            "start_sha256": hashlib.sha256(weights_path(args.start).read_bytes()).hexdigest() if args.start else None,
         }
         rows = [row for fold in folds for row in score_fold(data, fold, args.out, recipe, start, made)]
     except LpcnetError as exc:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lpcnet_edge.bundle.read import open_bundle
 from lpcnet_edge.cli.console import progress_bar
 from lpcnet_edge.datasets import open_dataset, with_fold
-from lpcnet_edge.errors import LpcnetError
+from lpcnet_edge.errors import BadData, LpcnetError
 from lpcnet_edge.metrics.conformal import find_threshold
 from lpcnet_edge.runtime.rules_calibration import Seen, inspect_labelled
 from lpcnet_edge.runtime.settings import RunSettings
@@ -53,6 +53,17 @@ def halve(seen: Seen, rng: np.random.Generator) -> tuple[float, float, float, fl
     return found.alpha, after.escapes.share, after.overkill.share, before.overkill.share
 
 
+def check_halves(seen: Seen) -> None:
+    """Raise ``BadData`` where a half would hold no defective or no good part."""
+    bad = {part for part, is_bad in zip(seen.parts, seen.defective, strict=True) if is_bad}
+    good = set(seen.parts) - bad
+    if min(len(bad), len(good)) < 2:
+        raise BadData(
+            f"there are {len(bad)} defective and {len(good)} good parts, and both halves need some of each",
+            mend="give images of two or more parts of each kind",
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("bundle", type=Path)
@@ -62,6 +73,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.halves < 1:
+        parser.error(f"--halves {args.halves}: use 1 or more")
     try:
         bundle, data = open_bundle(args.bundle), open_dataset(args.data)
         data = with_fold(data, set(args.fold)) if args.fold else data
@@ -69,11 +82,13 @@ def main() -> int:
         total = len(data.entries)
         with progress_bar("inspecting") as progress:
             seen = inspect_labelled(bundle, data, settings, "auto", lambda done: progress(done, total))
+        check_halves(seen)
+        rng = np.random.default_rng(args.seed)
+        halves = [halve(seen, rng) for _ in range(args.halves)]
     except LpcnetError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
-    rng = np.random.default_rng(args.seed)
-    rows = 100 * np.array([halve(seen, rng) for _ in range(args.halves)]).mean(axis=0)
+    rows = 100 * np.array(halves).mean(axis=0)
     names = ("alpha", "escapes", "overkill", "overkill_before")
     found = {name: round(float(value), 2) for name, value in zip(names, rows, strict=True)}
     if args.json:

@@ -101,12 +101,12 @@ def plan_of(args: argparse.Namespace) -> Plan:
 def runs_of(args: argparse.Namespace, plan: Plan) -> list[Run]:
     """All runs in their order: seeds, then folds, then configurations."""
     known = plan.folds()
-    folds = args.folds or known
+    folds, seeds = dict.fromkeys(args.folds or known), dict.fromkeys(args.seeds)
     for fold in folds:
         if fold not in known:
             raise UsageError(f"there is no fold {fold!r}", mend=f"use some of: {', '.join(known)}")
     configs = CONFIGURATIONS if ALL in args.configs else tuple(dict.fromkeys(args.configs))
-    runs = [Run(config, fold, seed) for seed in args.seeds for fold in folds for config in configs]
+    runs = [Run(config, fold, seed) for seed in seeds for fold in folds for config in configs]
     for run in runs:
         plan.started_from(run)  # what is missing is said now, not after hours
     return runs
@@ -187,9 +187,11 @@ def show(plan: Plan, runs: list[Run]) -> int:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = options().parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     try:
+        if args.threads < 0:
+            raise UsageError(f"--threads {args.threads}", mend="use 1 or more, or 0 to leave it to torch")
+        if args.threads:
+            torch.set_num_threads(args.threads)
         plan = plan_of(args)
         runs = runs_of(args, plan)
         if args.dry_run:

@@ -328,4 +328,10 @@ def open_plan(data: str, test: str | None, split: Split, grouping: str | None, r
     held_out = None if test is None else open_dataset(test)
     if held_out is not None and held_out.classes != opened.classes:
         raise BadConfig(f"{test} has other classes than {data}", mend="test on images of the same kind")
+    shared = set() if held_out is None else {e.part for e in opened.entries} & {e.part for e in held_out.entries}
+    if shared:
+        raise UsageError(
+            f"{len(shared)} parts of {test} are in {data} too, {min(shared)} for one, and would be trained on",
+            mend="test on parts that --data does not show: another seed, another folder",
+        )
     return Plan(opened, held_out, split, recipe=recipe, **about)

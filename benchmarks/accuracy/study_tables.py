@@ -22,7 +22,7 @@ from study_gate import gate_out_of_fold, sentence
 from study_groups import BASELINE, Compared, Group, read_groups, record_paths
 from study_records import read_record
 
-from lpcnet_edge.errors import LpcnetError
+from lpcnet_edge.errors import BadArtifact, LpcnetError
 from lpcnet_edge.files import finite, write_atomically
 
 HEADLINE = ("mean_iou", "mean_pixel_accuracy", "defect_iou")
@@ -165,6 +165,16 @@ def as_data(group: Group, alone: dict[str, Compared], against: dict[str, Compare
     }
 
 
+def read_speed(path: Path) -> dict[str, Any]:
+    """What ``networks.py`` measured; raises ``BadArtifact``."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        found["networks"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise BadArtifact(f"{path} is no record of networks.py ({exc!r})", mend="leave --speed out") from exc
+    return found
+
+
 def write_report(records: Path, out: Path, baseline: str, speed: dict[str, Any]) -> Path:
     """Write the page, its data and its plots; the page's path. Raises ``BadData`` and ``BadArtifact``."""
     groups = read_groups([read_record(path) for path in record_paths(records)])
@@ -189,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--speed", type=Path)
     args = parser.parse_args(argv)
     try:
-        speed = json.loads(args.speed.read_text()) if args.speed else {}
+        speed = read_speed(args.speed) if args.speed else {}
         print(write_report(args.records, args.out, args.baseline, speed))
     except LpcnetError as exc:
         print(f"error: {exc}", file=sys.stderr)

@@ -6,8 +6,9 @@ r"""Our cascade beside other segmentation networks on a CPU: images/s against mI
 
 BUNDLE is an INT8 bundle for the data. Each peer runs on OpenVINO in FP32 and in INT8 as NNCF makes it, at the bundle's
 tile size, in the fastest of its batches and performance hints; ours runs as a station runs it, verdicts included, with
-the gate off, and on over two mixes: the fold's own, and a line's, on which 1 % of the parts are defective. Everything
-is measured in turn, round after round. Accuracies are those of the study's records (``benchmarks/accuracy/study.py``),
+the gate off, and on over two mixes: the fold's own, and a line's, on which 1 % of the images show a defect. A bundle
+without a gate gets one that is calibrated on the very fold it is measured on, which the record says. Everything is
+measured in turn, round after round. Accuracies are those of the study's records (``benchmarks/accuracy/study.py``),
 one recipe and budget for all; a peer that the study did not train is measured with random weights, for its speed alone.
 Writes the record and, beside it, the plot. ``--quick`` only shows that it works: its figures mean nothing.
 """
@@ -39,7 +40,7 @@ from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.check.evaluate import evaluate
 from lpcnet_edge.check.opening import BackendSegmenter, GatedSegmenter
 from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
-from lpcnet_edge.errors import LpcnetError, UsageError
+from lpcnet_edge.errors import BadData, LpcnetError, UsageError
 from lpcnet_edge.files import finite, write_atomically
 from lpcnet_edge.imaging import resize_image
 from lpcnet_edge.runtime.gate_calibration import calibrate_bundle
@@ -79,6 +80,11 @@ def mixes(data: Dataset, count: int) -> dict[str, list[Image]]:
             defective.setdefault(sample.entry.part, []).append(sample.image)
     order = rng.permutation(max(count, len(samples)))[:count] % len(samples)
     parts = list(defective.values())
+    if not free or not parts:
+        raise BadData(
+            f"{data.name} has {len(free)} free images and {len(parts)} defective parts to measure with",
+            mend="give a fold that has both with --fold",
+        )
     line = [free[int(rng.integers(len(free)))] for _ in range(count)]
     # Exactly the share, not by chance: a run of a few hundred images would hold anything from none to six.
     for place in rng.choice(count, max(1, round(LINE_DEFECTIVE * count)), replace=False).tolist():
@@ -126,7 +132,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     chosen = rng.choice(len(training.entries), min(args.calibration, len(training.entries)), replace=False)
     tiles = np.stack([resize_image(training.read(int(i)).image, side, side) for i in chosen])
     backend = open_backend(bundle, "openvino")
-    found: dict[str, Any] = {"networks": {}, "missing": {}}
+    found: dict[str, Any] = {"networks": {}, "missing": {}, "gate_from": "the bundle"}
     candidates: dict[str, Callable[[], float]] = {}
     segmenters: dict[str, PeerSegmenter] = {}
     picked: dict[str, float] = {}
@@ -135,6 +141,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if gate.mode == "off":
             seen = calibrate_bundle(bundle, backend, held)
             gate = GateSpec("threshold", seen.threshold, seen.alpha, seen.parts)
+            found["gate_from"] = "the fold that it is measured on"
 
         def ours(key: str, mix: str, threshold: Any) -> Callable[[], float]:
             def rate() -> float:
@@ -205,7 +212,7 @@ def summarise(
         "schema": "lpcnet-edge/networks/1",
         "quick": args.quick,
         "data": {"name": held.name, "fold": args.fold, "digest": held.digest(), "images": args.images},
-        "bundle": {"id": bundle.id, "gate": asdict(gate)},
+        "bundle": {"id": bundle.id, "gate": asdict(gate), "gate_from": found["gate_from"]},
         "bundle_mean_iou": accuracy,
         "picked_share": picked,
         "study": None if group is None else {"caption": group.caption(), "budget": group.budget},
@@ -241,6 +248,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--record", type=Path, default=Path("benchmarks/records/networks.json"))
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(argv)
+    for name in ("rounds", "images", "calibration", "trial"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: use 1 or more")
     if args.quick:
         args.rounds, args.images, args.calibration, args.trial = 2, 24, 8, 8
     cv2.setNumThreads(1)

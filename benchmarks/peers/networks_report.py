@@ -84,6 +84,8 @@ def notes(record: dict[str, Any]) -> list[str]:
         lines.append(f"Speed alone, random weights: {', '.join(random)}.")
     if "yolov8n-seg" in record["networks"]:
         lines.append("yolov8n-seg: the network alone, without non-maximum suppression and without assembling masks.")
+    if record["bundle"]["gate_from"] != "the bundle":
+        lines.append(f"The bundle has no gate: its threshold was calibrated on {record['bundle']['gate_from']}.")
     if record["study"] is None:
         lines.append("There is no study: run benchmarks/accuracy/study.py for accuracies.")
     else:

@@ -175,11 +175,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gate", type=float, help="threshold; without it the bundle's")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.6, help="each has at least so long a round")
+    parser.add_argument("--seconds", type=float, default=0.6, help="each has about so long a round")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="contenders whose name holds one of these")
     parser.add_argument("--record", type=Path, help="default: benchmarks/records/runtimes-NAME.json; .md beside it")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(argv)
+    for name in ("images", "rounds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: use 1 or more")
     if args.quick:
         args.images, args.rounds, args.seconds = min(args.images, 8), 2, 0.0
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 from networks import build_peer
 from networks_report import front, judge, text_of
 from peer_models import Bytes, Peer, export, peer_module
+
+from lpcnet_edge.datasets import open_dataset
+from lpcnet_edge.errors import BadData
 
 
 def row(per_s: float | None, iou: float | None, **more: Any) -> dict[str, Any]:
@@ -57,12 +61,33 @@ def test_the_text_and_the_plot_say_what_is_missing(tmp_path: Path) -> None:
     record = {
         "networks": ROWS, "front": front(ROWS), "targets": judge(ROWS, RATES), "missing": {"unet": "no wheel"},
         "study": None, "quick": True, "threads": 2, "processor": "a processor",
+        "bundle": {"gate_from": "the fold that it is measured on"},
     }  # fmt: skip
     text = text_of(record)
-    for wanted in ("unet: missing (no wheel)", "Speed alone, random weights: boxes.", "mean nothing", "no study"):
+    for wanted in (
+        "unet: missing (no wheel)",
+        "was calibrated on the fold that it is measured on",
+        "Speed alone, random weights: boxes.",
+        "mean nothing",
+        "no study",
+    ):
         assert wanted in text
     networks_report.plot(record, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mix_needs_free_images_and_defective_parts(tiles: Path) -> None:
+    path = Path(networks_report.__file__).with_name("networks.py")  # the package beside it has its name
+    spec = importlib.util.spec_from_file_location("networks_script", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    data = open_dataset(tiles)
+    assert {name: len(images) for name, images in script.mixes(data, 10).items()} == {"own": 10, "line": 10}
+    free = [index for index, entry in enumerate(data.entries) if entry.label == 0]
+    with pytest.raises(BadData, match="8 free images and 0 defective parts"):
+        script.mixes(data.select(free), 10)
 
 
 @pytest.mark.slow

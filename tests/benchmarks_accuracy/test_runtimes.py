@@ -203,3 +203,8 @@ def test_a_quick_run_leaves_a_record_and_a_table(bundle: Bundle, folder: Path, t
 def test_without_data_only_carbon_fabric_is_measured(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert runtimes.main([str(bundle.path), "--quick"]) == 2
     assert "give --data" in capsys.readouterr().err
+
+
+def test_no_rounds_are_refused_before_anything_is_measured(bundle: Bundle) -> None:
+    with pytest.raises(SystemExit):
+        runtimes.main([str(bundle.path), "--rounds", "0"])

@@ -145,6 +145,13 @@ def test_runs_side_by_side_leave_the_records_of_runs_in_turn(tiles: Path, tmp_pa
     assert {name: one["confusion"] for name, one in turn.items()} == {n: one["confusion"] for n, one in side.items()}
 
 
+def test_what_is_named_twice_is_one_run(tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes at it would find each other busy."""
+    assert study.main(arguments(tiles, tmp_path, "--seeds", "0", "0", "--folds", "1", "1", "--dry-run")) == 0
+    assert "[1/1] lpc-net, fold 1, seed 0: to do" in capsys.readouterr().out
+    assert study.main(arguments(tiles, tmp_path, "--threads", "-1", "--dry-run")) == UsageError.exit_code
+
+
 def test_a_peer_trains_and_is_measured_as_ours(tiles: Path, tmp_path: Path) -> None:
     assert study.main(arguments(tiles, tmp_path, "--configs", "ddrnet23slim", "--steps", "2")) == 0
     (found,) = records(tmp_path).values()
@@ -157,6 +164,8 @@ def test_unseen_frames_are_held_out_of_carbon_fabric(tmp_path: Path, capsys: pyt
     del args[2:4]
     assert study.main(args) == UsageError.exit_code
     assert "--test" in capsys.readouterr().err
+    assert study.main([*args, "--test", spec.format(3, 1)]) == UsageError.exit_code
+    assert "3 parts of carbon-fabric:count=3,seed=1,size=128 are in" in capsys.readouterr().err
     assert study.main([*args, "--test", spec.format(3, 2)]) == 0
     ((name, found),) = records(tmp_path).items()
     assert name == "carbon-fabric.unseen.lpc-net.fold-unseen.seed-0"
