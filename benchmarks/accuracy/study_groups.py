@@ -19,6 +19,7 @@ from lpcnet_edge.errors import BadData
 FULL_SEEDS = 5
 BASELINE = "backbone"
 ABLATION = ("backbone", "loss-weight", "embedding", "pcm", "lpc-net")
+FROM_IMAGENET = ("efficientnet-lite0",)
 
 Key = tuple[str, str, int]  # configuration, fold, seed
 
@@ -136,6 +137,8 @@ class Group:
             f"Each run: {budget['steps']} steps of {budget['batch']} crops of {budget['crop_px']} px from tiles of "
             f"{budget['tile_px']} px, recipe `{budget['recipe']}`, from {budget['start']}{taught}.",
         ]
+        if ahead := [config for config in self.configs if config in FROM_IMAGENET]:
+            lines.append(f"**{', '.join(ahead)} knew ImageNet** before its first step, the others nothing.")
         less = []
         if len(self.seeds) < FULL_SEEDS:
             less.append(f"{len(self.seeds)} of {FULL_SEEDS} seeds")

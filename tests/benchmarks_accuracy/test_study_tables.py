@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import study_groups
 import study_tables
+from networks import PRETRAINED
 from study_gate import gate_out_of_fold, sentence
 from study_groups import Group, read_groups
 from study_records import read_record, write_record
@@ -76,6 +78,13 @@ def test_a_full_study_says_nothing_of_the_kind(record: Make) -> None:
     text = "\n".join(Group(records).caption())
     assert "educed" not in text
     assert "nfinished" not in text
+
+
+def test_what_began_with_imagenet_is_told(record: Make) -> None:
+    assert set(study_groups.FROM_IMAGENET) == set(PRETRAINED)
+    assert "ImageNet" not in "\n".join(Group(both(record, range(1, 3), range(1))).caption())
+    records = [record(name, 1, 0, 0.8) for name in ("backbone", "efficientnet-lite0")]
+    assert "**efficientnet-lite0 knew ImageNet**" in "\n".join(Group(records).caption())
 
 
 def test_budgets_and_splits_are_not_mixed(record: Make, tmp_path: Path) -> None:
