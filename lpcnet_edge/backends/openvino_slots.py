@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from lpcnet_edge.errors import BadArtifact
 silence_libraries()
 
 import openvino  # noqa: E402
+
+log = logging.getLogger(__name__)
 
 
 class _Chain:
@@ -121,16 +124,27 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
             name = f"{stage}-{number}-b{size}-{key}.blob"
             blob = None if self._cache is None else get_artifact(self._cache, name)
             if blob is not None:
-                models.append(self._core.import_model(blob, "CPU", wanted))
-                continue
+                try:
+                    models.append(self._core.import_model(blob, "CPU", wanted))
+                    continue
+                except RuntimeError as exc:  # a processor of this name with other instructions, another OpenVINO
+                    reason = str(exc).strip().splitlines()[-1].strip()
+                    log.warning("%s of the machine's cache is compiled anew, OpenVINO refuses it: %s", name, reason)
             graph = self._core.read_model(data)
             before = {tensor.any_name: models[-1].output(0).get_partial_shape() for tensor in graph.inputs[:number]}
             shapes = {tensor.any_name: [size, *list(tensor.partial_shape)[1:]] for tensor in graph.inputs}
             graph.reshape({**shapes, **before})
             models.append(self._core.compile_model(graph, "CPU", wanted))
             if self._cache is not None:
-                put_artifact(self._cache, name, models[-1].export_model().getvalue())
+                self._keep(self._cache, name, models[-1].export_model().getvalue())
         return models
+
+    @staticmethod
+    def _keep(cache: Path, name: str, data: bytes) -> None:
+        try:
+            put_artifact(cache, name, data)
+        except OSError as exc:  # a full disk must not stop a station that can compile
+            log.warning("%s is not kept for the next start: %s", name, exc)
 
     def _start(self, stage: str, bucket: Bucket, feeds: Feeds, results: Feeds) -> tuple[str, int, _Chain]:
         idle = self._idle[stage, bucket.size]

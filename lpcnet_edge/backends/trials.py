@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from lpcnet_edge.backends.tuning import Tuning, allowed_cpus, save_tuning
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.config import suggest
 from lpcnet_edge.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 _BATCHES = (1, 4, 8, 16)
 _ROUNDS = 3
@@ -47,7 +50,7 @@ def tune(
     """Measure every candidate, keep the best in the machine's cache.
 
     The rounds of the best four are interleaved, since machines drift. Returns the backend's name, all trials, the best,
-    and the cache folder (None where none can be made).
+    and the cache folder (None where none can be made, or nothing be kept in it).
 
     Raises
     ------
@@ -93,7 +96,11 @@ def tune(
     ]
     best = max(settled, key=lambda trial: trial.tiles_per_s)
     if cache is not None:
-        save_tuning(cache, best.tuning)
+        try:
+            save_tuning(cache, best.tuning)
+        except OSError as exc:  # a full disk must not cost what took minutes to measure
+            log.warning("the tuning is not kept: %s", exc)
+            cache = None
     if progress is not None:
         progress(steps, steps)
     found = {trial.tuning: trial for trial in settled}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,12 @@ def run_run(args: argparse.Namespace) -> int:
         raise UsageError("the backend null computes nothing: every frame would pass", mend="it is for bench alone")
     refuse_in_bundles(args.parts, args.journal, *(getattr(settings.sinks, name) for name in _OUTPUTS))
     _refuse_shared_outputs(args, settings)
+    _refuse_pictures_in_sources(args, settings)
+    if args.journal and len(args.source) > 1:
+        raise UsageError(
+            "--journal is for one source: it knows frames by their names, and those of several sources may be alike",
+            mend="run them in turn, each with a journal of its own",
+        )
     if args.parts and not settings.views:
         raise UsageError("--parts is for views, and none are named", mend="name them in --config: views: [left, right]")
     bundle = open_bundle(args.bundle, trusted_key=args.key)
@@ -112,7 +119,10 @@ def run_run(args: argparse.Namespace) -> int:
         asked = settings.framing
         region = asked.region if asked is not None and asked.mode == "resize" else None
         _refuse_memory_off_gpu(args.memory, session)
-        with session, open_sinks(outputs, bundle.manifest.classes, region=region) as sinks:
+        several = len(args.source) > 1
+        if several and (outputs.masks or outputs.overlays):
+            _refuse_sources_alike(session)
+        with session, open_sinks(outputs, bundle.manifest.classes, region=region, by_source=several) as sinks:
             if journal:
                 journal.attach(sinks)
             if not args.json:
@@ -202,6 +212,32 @@ def _refuse_shared_outputs(args: argparse.Namespace, settings: RunSettings) -> N
             raise UsageError(f"{path} is named for {other} and for {name}", mend="give each output a place of its own")
 
 
+def _refuse_pictures_in_sources(args: argparse.Namespace, settings: RunSettings) -> None:
+    """Masks or overlays where images are read: the next run would take them for frames, and replace those so named."""
+    for text in args.source:
+        pattern = not os.path.lexists(text) and any(sign in text for sign in "*?[")
+        folder = Path(os.path.dirname(text) or "." if pattern else text)
+        if not folder.is_dir():
+            continue
+        for out in filter(None, (settings.sinks.masks, settings.sinks.overlays)):
+            within = settings.source.recursive and not pattern and folder.resolve() in out.resolve().parents
+            if out.resolve() == folder.resolve() or within:
+                raise UsageError(
+                    f"{out} is where the images of {text} are read: the next run would inspect its pictures, too",
+                    mend="name a folder beside it",
+                )
+
+
+def _refuse_sources_alike(session: Session) -> None:
+    names = session.source_names
+    if len(set(names)) < len(names):
+        session.close()
+        raise UsageError(
+            f"sources have the same name ({', '.join(names)}): one's pictures would replace the other's",
+            mend="name them in --config: views: [left, right]",
+        )
+
+
 def _make_ready(bundle: Bundle, args: argparse.Namespace) -> None:
     """This machine's plans, where the config allows to build them."""
     from lpcnet_edge.check.first_use import make_ready
@@ -255,11 +291,12 @@ def _identity(args: argparse.Namespace, settings: RunSettings, bundle_id: str) -
     from lpcnet_edge.config import to_mapping
 
     said = to_mapping(settings)
-    outputs = {name: said["sinks"][name] for name in _OUTPUTS}
-    kept = ("framing", "gate", "budget_tiles", "uncertain", "rules", "source")
+    outputs = {name: path and os.path.abspath(path) for name in _OUTPUTS for path in (said["sinks"][name],)}
+    kept = ("framing", "gate", "budget_tiles", "uncertain", "rules")
     return {
         "bundle": bundle_id,
-        "source": list(args.source),
+        "source": [os.path.abspath(text) for text in args.source],  # image files: others keep no journal
+        "source settings": _plain(said["source"]),
         "outputs": outputs,
         **{key: _plain(said[key]) for key in kept},
     }
@@ -291,7 +328,7 @@ def run_tune(args: argparse.Namespace) -> int:
         mark = "  <- best" if trial is best else ""
         t = trial.tuning
         print(f"{t.threads} threads, {t.streams} streams, batch {t.batch:<3} {trial.tiles_per_s:8.1f} tiles/s{mark}")
-    print(f"kept in {kept}: run takes it from now on" if kept else "nothing could be kept: there is no cache folder")
+    print(f"kept in {kept}: run takes it from now on" if kept else "nothing could be kept in a cache folder")
     return 0
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -147,8 +148,8 @@ def parts_needed(alpha: float, confidence: float | None = None) -> int:
     The least n with 1 / (n + 1) <= alpha or, with a confidence, with (1 - alpha)^n <= 1 - confidence.
     """
     if confidence is not None:
-        return max(math.ceil((math.log1p(-confidence) + _SLACK) / math.log1p(-alpha)), 1)
-    count = max(int(1 / alpha) - 2, 0)
+        return max(math.ceil(Fraction(math.log1p(-confidence) + _SLACK) / Fraction(math.log1p(-alpha))), 1)
+    count = max(math.ceil(1 / Fraction(alpha)) - 2, 0)  # a float this large would stay the same for one part more
     while 1 / (count + 1) > alpha:
         count += 1
     return count

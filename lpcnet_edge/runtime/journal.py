@@ -63,6 +63,11 @@ class Journal:
                 self._file.append(head + b"\n")
                 lines = [head]
             self._began_at, self.done, self.inspected = self._read(path, lines, dict(run))
+        except OSError as exc:
+            self._file.close()
+            raise SinkFailed(
+                f"the journal {path} cannot be kept: {exc.strerror or exc}", mend="make room, or name another file"
+            ) from exc
         except BaseException:
             self._file.close()
             raise

@@ -100,7 +100,7 @@ class PartLines:
         self._lost = 0
         self._failure = ""
         self._ended = threading.Event()
-        self._file = AppendFile(path) if path is not None else None
+        self._file = AppendFile(path, b"{") if path is not None else None
         self._thread: threading.Thread | None = None
         if self._file is not None:
             self._thread = threading.Thread(target=self._run, args=(self._file,), name="parts", daemon=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Condition
@@ -128,9 +128,19 @@ class Session:
                 sure, missed = f"with {100 * gate.confidence:.6g} % confidence ", "missed"
             return (
                 f"scores from {threshold:.6g}: {sure}at most {100 * (gate.alpha or 0):.3g} % of defective parts are "
-                f"{missed} (calibrated on {gate.parts} parts)"
+                f"{missed} (calibrated on {gate.parts} parts{self._framed_otherwise})"
             )
         return f"scores from {threshold:.6g}, given for this run: nothing is promised for it"
+
+    @property
+    def _framed_otherwise(self) -> str:
+        """What to add where frames became tiles in another way when the gate was calibrated."""
+        about = self.bundle.manifest.provenance.get("gate")
+        was = about.get("framing") if isinstance(about, Mapping) else None
+        now = self.settings.framing.mode if self.settings.framing is not None else "by size"
+        if was in (None, now):
+            return ""
+        return f" with framing {was}, this run's is {now}: it holds only where both make the same tiles"
 
     @property
     def source_names(self) -> list[str]:
@@ -190,9 +200,9 @@ class Session:
             for result in run:
                 yield result
                 self._join(result.verdict, result.item.source)
-            self._tell(self._parts.close() if self._parts else [])
         finally:
             self.ended_s = time.monotonic()
+            self._tell(self._parts.close() if self._parts else [])  # also where a source ended with an error
 
     def close(self) -> None:
         """Stop reading and let go of everything; twice is fine."""
@@ -287,13 +297,13 @@ def inspect(
     Raises
     ------
     UsageError
-        A name among ``changes`` is no setting.
+        A name among ``changes`` is no setting, or a value is not one that it may have.
     LpcnetError
         What opening and reading raise; a frame that cannot be inspected raises nothing, it is a reject.
     """
     try:
         chosen = replace(settings or RunSettings(), **changes)
-    except TypeError as exc:
+    except (TypeError, ValueError) as exc:
         raise UsageError(f"inspect: {exc}", mend="docs/running.md lists the settings") from exc
     key = Path(trusted_key) if trusted_key is not None else None
     opened = open_bundle(bundle, trusted_key=key)

@@ -138,6 +138,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
+        if isinstance(self.gate, str) and self.gate not in ("off", "auto"):  # from Python; any other text was `off`
+            raise ValueError(f"gate is {self.gate!r}; it is off, auto or a number from 0 to 1")
         if not isinstance(self.gate, str) and not 0 <= self.gate <= 1:
             raise ValueError(f"the gate's threshold is {self.gate}; it lies between 0 and 1")
         if self.budget_tiles is not None and self.budget_tiles < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +14,14 @@ from contract import Contract, filled, some_tiles
 from local_bundle import heat_of, write_local
 from numpy.typing import NDArray
 
-from lpcnet_edge.backends import choice, tuning
+from lpcnet_edge.backends import choice, openvino_slots, tuning
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import AUTO, BACKENDS, open_backend, tuning_cache
 from lpcnet_edge.backends.isolated import IsolatedBackend
 from lpcnet_edge.backends.null import NullBackend
 from lpcnet_edge.backends.trials import candidates, tune
 from lpcnet_edge.backends.tuning import Tuning, load_tuning, save_tuning
+from lpcnet_edge.bundle.cache import made_for, put_artifact
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BackendFailed, MissingLibrary, StaleCache, UnsafeCache, UsageError
 
@@ -150,6 +152,36 @@ def test_openvino_imports_what_it_compiled_before(
         scores()
 
 
+def test_what_openvino_refuses_of_the_cache_is_compiled_anew(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another processor of the same name left there was a reason to build the bundle again."""
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    open_backend(bundle, "openvino", tuning=TUNING).close()
+    cache = tuning_cache(bundle, "openvino")
+    assert cache is not None
+    ((*_, names),) = made_for(bundle.id)
+    first = next(name for name in names if name.endswith(".blob"))
+    put_artifact(cache, first, b"of another processor")
+    open_backend(bundle, "openvino", tuning=TUNING).close()
+    assert f"{first} of the machine's cache is compiled anew" in caplog.text
+    caplog.clear()
+    open_backend(bundle, "openvino", tuning=TUNING).close()
+    assert caplog.text == "", "it was kept in the place of the other"
+
+
+def test_a_full_disk_does_not_keep_openvino_from_opening(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(openvino_slots, "put_artifact", full)
+    open_backend(bundle, "openvino", tuning=TUNING).close()
+    assert "is not kept for the next start: [Errno 28] No space left on device" in caplog.text
+
+
 def test_a_tuning_is_kept_for_the_cores_it_was_made_on(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +217,21 @@ def test_tune_keeps_the_best(bundle: Bundle, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "cache").chmod(0o777)
     with pytest.raises(UnsafeCache):  # before anything is measured
         tune(bundle, "onnxruntime", seconds=1e9)
+
+
+def test_what_was_measured_is_told_where_it_cannot_be_kept(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lpcnet_edge.backends.trials.candidates", lambda cpus: [TUNING])
+    monkeypatch.setattr("lpcnet_edge.backends.trials.save_tuning", full)
+    _, _, best, kept = tune(bundle, "onnxruntime", seconds=0.01)
+    assert best.tuning == TUNING
+    assert kept is None
+    assert "the tuning is not kept: [Errno 28] No space left on device" in caplog.text
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 6, 64])

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from lpcnet_edge.errors import BadInput, SinkFailed
+from lpcnet_edge.runtime.running import PartLines, Report
 from lpcnet_edge.runtime.sinks import (
     CsvSink,
     DeliverySettings,
@@ -145,6 +146,25 @@ def test_a_folder_of_100_000_files_starts_at_once() -> None:
         done = set(os.listdir(folder)) - {"99999.png"}
         with open_source(folder, channels=1, skip=done) as source:
             assert [(item.name, item.sequence) for item in source] == [("99999.png", 99_999)]
+
+
+def test_a_link_round_in_a_circle_is_a_bad_frame(tmp_path: Path) -> None:
+    """The whole folder was refused for it."""
+    (tmp_path / "0.png").symlink_to("0.png")
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((4, 4), np.uint8))
+    with open_source(tmp_path, channels=1) as source:
+        assert [type(item) for item in source] == [BadFrame, Frame]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parts"])
+@pytest.mark.parametrize("content", [b"notes\nwithout a newline", b'{\n  "a": 1\n}', b"\x89PNG\r\n\x1a\n\0\0"])
+def test_an_output_that_is_another_file_is_left_as_it_is(tmp_path: Path, kind: str, content: bytes) -> None:
+    """What follows its last newline was cut off."""
+    path = tmp_path / "named by mistake"
+    path.write_bytes(content)
+    with pytest.raises(SinkFailed, match=r"mistake (holds something else|has other columns)"):
+        PartLines(path, Report()) if kind == "parts" else open_sinks(SinkSettings(**{kind: path}), ("none",))
+    assert path.read_bytes() == content
 
 
 def test_a_folder_that_goes_while_it_is_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -48,7 +49,7 @@ from lpcnet_edge.runtime.sinks.appendfile import AppendFile
 from lpcnet_edge.runtime.sources import BadFrame, Frame, SourceSettings, open_source
 from lpcnet_edge.runtime.sources.base import LiveSource, Raw
 from lpcnet_edge.runtime.sources.video import StreamSource, VideoSource
-from lpcnet_edge.types import ClassMap, Verdict
+from lpcnet_edge.types import ClassMap, PartVerdict, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,77 @@ def test_a_view_given_twice_passes_no_part_alone() -> None:
     assert (again.outcome, again.reasons) == ("reject", ("side: the view is missing",))
 
 
+def test_a_camera_that_ends_with_an_error_leaves_no_part_undecided(
+    bundle: Bundle, opener: Callable[[], Backend]
+) -> None:
+    """The verdicts on parts that waited for its views were never given."""
+
+    def views(name: str, count: int) -> Iterator[Frame]:
+        for number in range(count):
+            pixels = np.zeros((32, 32), np.uint8)
+            yield Frame(pixels, f"part {number}", time.monotonic_ns(), f"{name}/{number}", name, number)
+        if count < 2:
+            raise BadInput("the camera is gone")
+
+    parts: list[PartVerdict] = []
+    settings = RunSettings(views=("left", "right"), view_timeout_ms=600_000)
+    sources = [views("left", 2), views("right", 1)]
+    with Session(bundle, sources, settings, backend=opener, live=True, on_part=parts.append) as session:
+        results = iter(session)
+        with pytest.raises(BadInput, match="camera is gone"):
+            list(results)
+    assert {part.part_id: part.outcome for part in parts} == {"part 0": "pass", "part 1": "reject"}
+
+
+def test_a_flush_asked_for_while_one_begins_waits_for_the_next() -> None:
+    """It was answered by one that had begun before, so that a journal named a frame that was on no disk."""
+
+    class Holding(Sink):
+        name, durable = "holding", True
+
+        def __init__(self) -> None:
+            self.held: list[str] = []
+            self.done: list[str] = []
+
+        @property
+        def pending(self) -> int:
+            return len(self.held)
+
+        def write(self, item: Frame | BadFrame, verdict: Verdict, classes: ClassMap | None = None) -> None:
+            self.held.append(item.name)
+
+        def flush(self) -> None:
+            self.done += self.held
+            self.held.clear()
+
+    class Interrupted(SinkRunner):
+        """Takes a record and a wish to flush between the decision to flush and the flush, the first time."""
+
+        wish: threading.Thread | None = None
+
+        @property
+        def _flush(self) -> Callable[[int], None]:
+            if self.wish is None:
+                self.wish = threading.Thread(target=ask, daemon=True)
+                self.write(grey(2), Verdict("p", "pass"))
+                self.wish.start()
+                while not self._flush_asked:
+                    time.sleep(0.001)
+            return super()._flush
+
+    def ask() -> None:
+        assert runner.flush(10)
+        written.append(list(sink.done))
+        told.set()
+
+    sink, written, told = Holding(), list[list[str]](), threading.Event()
+    runner = Interrupted(sink, DeliverySettings(flush_s=0.05))
+    runner.write(grey(1), Verdict("p", "pass"))
+    assert told.wait(10)
+    runner.close()
+    assert written == [["1", "2"]]
+
+
 def test_a_changed_mask_is_read_by_the_next_run(tmp_path: Path) -> None:
     mask = np.zeros((100, 100), np.uint8)
     framing = Framing("tile", 32, 8, inspect_mask=tmp_path / "mask.png")
@@ -227,6 +299,17 @@ def test_a_journal_beside_a_file_that_is_no_database_yet(tmp_path: Path, content
     connection = sqlite3.connect(tmp_path / "out.sqlite")
     assert connection.execute("SELECT count(*) FROM verdicts").fetchone() == (1,)
     connection.close()
+
+
+def test_a_journal_that_finds_no_room_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(AppendFile, "append", full)
+    with pytest.raises(SinkFailed, match="journal cannot be kept: No space left on device"):
+        Journal(tmp_path / "journal", {}, SinkSettings())
+    monkeypatch.undo()
+    Journal(tmp_path / "journal", {}, SinkSettings()).close()
 
 
 def test_a_callback_that_leaves_by_sys_exit_is_answered_for() -> None:

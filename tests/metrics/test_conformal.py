@@ -235,6 +235,14 @@ def test_parts_needed_is_the_least(alpha: float) -> None:
     assert count == 0 or 1 / count > alpha
 
 
+@pytest.mark.parametrize("confidence", [None, 0.95])
+@pytest.mark.parametrize("alpha", [3e-30, 1e-320])
+def test_parts_needed_for_next_to_nothing_is_a_number(alpha: float, confidence: float | None) -> None:
+    """It counted up by one from a float so large that one more is the same, or divided by it to infinity."""
+    count = parts_needed(alpha, confidence)
+    assert count * Fraction(alpha) == pytest.approx(1 if confidence is None else -math.log(0.05), rel=1e-6)
+
+
 def test_too_few_parts_are_told_how_many_it_takes() -> None:
     with pytest.raises(UsageError, match=r"0\.01 from 62 defective parts.*1 / \(62 \+ 1\) = 0\.01587.*bring 99"):
         calibrate_gate(np.ones(62), [str(i) for i in range(62)], np.ones(62, dtype=np.bool_), 0.01)

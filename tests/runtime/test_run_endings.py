@@ -248,6 +248,69 @@ def test_a_resumed_run_counts_what_was_inspected_before(work: Path, capsys: pyte
     assert "none of 5 frame(s) was inspected, all are rejects; unreadable: images/10.png" in capsys.readouterr().err
 
 
+def test_a_journal_belongs_to_its_source(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images called alike in another folder were taken for done, and so were those of a second source."""
+    (work / "elsewhere" / "images").mkdir(parents=True)
+    cv2.imwrite("elsewhere/images/0.png", frame_of(0, 48, 64))
+    argv = ["run", str(work / "engine"), "images", "--backend", "onnxruntime", "--journal", str(work / "journal")]
+    assert main(argv) == 0
+    assert main([*argv[:2], "./images/", *argv[3:]]) == 0, "the same folder"
+    capsys.readouterr()
+    assert main([*argv[:2], "elsewhere/images", *argv[3:]]) == 3
+    assert "is the journal of a run with source ['" in capsys.readouterr().err
+    os.chdir("elsewhere")
+    assert main(argv) == 3, "the same words in another working directory"
+    assert "is the journal of a run with source ['" in capsys.readouterr().err
+    os.chdir(work)
+    assert main([*argv[:3], "elsewhere/images", "--live", *argv[3:]]) == 2
+    assert "--journal is for one source" in capsys.readouterr().err
+
+
+def test_a_journal_belongs_to_its_outputs_wherever_it_runs(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "elsewhere").mkdir()
+    argv = ["run", str(work / "engine"), str(work / "images"), "--backend", "onnxruntime", "--jsonl", "v.jsonl"]
+    argv += ["--journal", str(work / "journal")]
+    assert main(argv) == 0
+    os.chdir("elsewhere")
+    assert main(argv) == 3
+    assert "is the journal of a run with outputs" in capsys.readouterr().err
+    assert not Path("v.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "settings"),
+    [("images", {}), ("images/*.png", {}), (".", {"recursive": True})],
+    ids=["folder", "glob", "above"],
+)
+@pytest.mark.parametrize("kind", ["masks", "overlays"])
+def test_pictures_do_not_go_where_images_are_read(
+    work: Path, capsys: pytest.CaptureFixture[str], source: str, settings: dict[str, Any], kind: str
+) -> None:
+    Path("run.yaml").write_text(dump_yaml({"source": settings}), encoding="utf-8")
+    argv = ["run", "engine", source, "--backend", "onnxruntime", "--config", "run.yaml", f"--{kind}", "images"]
+    assert main(argv) == 2
+    assert f"error: images is where the images of {source} are read" in capsys.readouterr().err
+    assert len(os.listdir("images")) == 3
+    assert main([*argv[:2], "images", *argv[3:5], f"--{kind}", "images/found"]) == 0, "not read without recursive"
+
+
+def test_pictures_of_several_sources_do_not_replace_each_other(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "other").mkdir()
+    cv2.imwrite("other/0.png", frame_of(8, 48, 64))
+    argv = ["run", "engine", "images", "other", "--live", "--backend", "onnxruntime", "--overlays", "o", "--masks", "m"]
+    assert main(argv) == 0
+    assert sorted(path.relative_to("o").as_posix() for path in Path("o").rglob("*.jpg")) == [
+        *(f"images/{number}.png.jpg" for number in range(3)),
+        "other/0.png.jpg",
+    ]
+    assert len(list(Path("m").rglob("*.png"))) == 4
+    (work / "other" / "images").mkdir()
+    cv2.imwrite("other/images/0.png", frame_of(8, 48, 64))
+    assert main([*argv[:3], "other/images", *argv[4:]]) == 2
+    assert "sources have the same name (images, images)" in capsys.readouterr().err
+    assert main([*argv[:3], "other/images", *argv[4:7]]) == 0, "without pictures nothing is replaced"
+
+
 @pytest.mark.parametrize("journal", ["/dev/full", "/dev/null", "images", "notes.txt", "torn"])
 def test_a_journal_is_a_file_of_its_own(work: Path, capsys: pytest.CaptureFixture[str], journal: str) -> None:
     """A device was read without end, and a text that is no journal lost what follows its last newline."""

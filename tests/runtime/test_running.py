@@ -179,7 +179,11 @@ def test_calibrate_gate_makes_a_new_bundle(work: Path, capsys: pytest.CaptureFix
     assert made.manifest.localization == before.manifest.localization
     assert made.manifest.provenance["gate"]["from_bundle"] == before.id
     assert open_bundle("engines/x").id == before.id
-    assert "calibrated on 40 parts" in told(capsys, "run", "new", "images")["gate"]["says"]
+    says = told(capsys, "run", "new", "images")["gate"]["says"]
+    assert says.endswith(
+        "on 40 parts with framing tile, this run's is by size: it holds only where both make the same tiles)"
+    )
+    assert told(capsys, "run", "new", "images", "--framing", "tile")["gate"]["says"].endswith("on 40 parts)")
     assert main(["calibrate", "gate", "engines/x", *options, "--out", "engines/x"]) == 2
     assert "never changed" in capsys.readouterr().err
     assert main(["calibrate", "gate", "engines/x", *options, "--out", "other", "--alpha", "0.01"]) == 2
@@ -242,7 +246,7 @@ def test_calibrate_gate_with_a_confidence(work: Path, capsys: pytest.CaptureFixt
     made = open_bundle("new")
     assert made.manifest.gate.confidence == 0.95
     assert "confidence" not in made.manifest.provenance["gate"]
-    said = told(capsys, "run", "new", "images")["gate"]["says"]
+    said = told(capsys, "run", "new", "images", "--framing", "tile")["gate"]["says"]
     assert "with 95 % confidence at most 12 % of defective parts are missed (calibrated on 40 parts)" in said
     assert main(["show", "new"]) == 0
     assert "alpha 0.12 on 40 parts, confidence 0.95" in capsys.readouterr().out

@@ -15,6 +15,7 @@ import pytest
 
 import lpcnet_edge
 from lpcnet_edge.decision import ClassRule, Rules
+from lpcnet_edge.errors import UsageError
 from lpcnet_edge.runtime.settings import MAX_BULK_TILES, MAX_SLOT_TILES, BulkSettings, LiveSettings, RunSettings
 from lpcnet_edge.runtime.sinks.settings import DeliverySettings
 from lpcnet_edge.runtime.sources.settings import (
@@ -53,6 +54,15 @@ def test_the_error_says_where_null_is_allowed() -> None:
         LiveSettings(hang_s=math.inf)
     with pytest.raises(ValueError, match=r"^features is \{'Gamma': nan\}; it takes finite numbers$"):
         CameraSettings(features={"Gamma": math.nan})
+
+
+def test_a_gate_in_words_is_off_or_auto() -> None:
+    """Any other text was taken for off."""
+    with pytest.raises(ValueError, match="gate is 'Auto'; it is off, auto or a number"):
+        RunSettings(gate="Auto")  # type: ignore[arg-type]
+    for wrong in ({"gate": "0.7"}, {"gate": 7}, {"budget_tiles": 0}):
+        with pytest.raises(UsageError, match=r"inspect: (gate|the gate's threshold|budget_tiles) is"):
+            next(lpcnet_edge.inspect("bundle", "images", **wrong))
 
 
 def test_slots_are_bounded_where_more_would_serve_nothing() -> None:

@@ -145,7 +145,10 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     assert frames_written(path) == {f"lot/{number:03d}.png" for number in range(3)}
     JsonlSink(path).close()
     assert path.read_bytes() == whole
-    path.write_bytes(b"no newline at all")
+    path.write_bytes(whole + bytes(100))
+    JsonlSink(path).close()
+    assert path.read_bytes() == whole, "as after a power cut"
+    path.write_bytes(b'{"no newline at all')
     JsonlSink(path).close()
     assert path.read_bytes() == b""
     assert frames_written(tmp_path / "absent.jsonl") == set()

@@ -88,6 +88,7 @@ def open_sinks(
     classes: Sequence[str],
     *,
     region: Region | None = None,
+    by_source: bool = False,
     callback: Callable[[Item, Verdict, ClassMap | None], None] | None = None,
     extra: Sequence[Sink] = (),
 ) -> Sinks:
@@ -101,6 +102,8 @@ def open_sinks(
         Class names by index, for the colours of overlays.
     region
         What class maps stand for where frames are resized and not all of a frame is inspected.
+    by_source
+        Whether pictures go into a folder by the name of their source, where frames of several may be called alike.
     callback
         Called once per frame from a thread of its own.
     extra
@@ -115,10 +118,12 @@ def open_sinks(
         if settings.sqlite is not None:
             sinks.append(SqliteSink(settings.sqlite))
         if settings.masks is not None:
-            sinks.append(MaskSink(settings.masks))
+            sinks.append(MaskSink(settings.masks, by_source=by_source))
         if settings.overlays is not None:
             picture, of = settings.overlay_format, settings.overlay_of
-            sinks.append(OverlaySink(settings.overlays, classes, picture=picture, of=of, region=region))
+            sinks.append(
+                OverlaySink(settings.overlays, classes, picture=picture, of=of, region=region, by_source=by_source)
+            )
         if callback is not None:
             sinks.append(CallbackSink(callback))
     except SinkFailed:

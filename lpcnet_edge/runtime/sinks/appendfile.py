@@ -18,10 +18,13 @@ class AppendFile:
     A block that cannot be written whole is cut off again. What a killed process left of one is cut off at opening: all
     after the last newline. A lock keeps a second writer out. Pipes and devices get the bytes and none of the promises.
 
+    ``begins`` is how each line does: a file of which the first or a torn last one does not is refused, and left as it
+    is. A last one that begins with 0 is torn, too: a power cut leaves such where the size was written and not the data.
+
     Raises ``SinkFailed`` at opening; ``append`` raises ``OSError``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, begins: bytes = b"") -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +38,10 @@ class AppendFile:
             self.is_regular = stat.S_ISREG(os.fstat(self._handle).st_mode)
             if self.is_regular:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._repair()
+                self._repair(begins)
+        except SinkFailed:
+            os.close(self._handle)
+            raise
         except OSError as exc:
             os.close(self._handle)
             held = isinstance(exc, BlockingIOError)
@@ -65,7 +71,7 @@ class AppendFile:
                 os.ftruncate(self._handle, before)
             raise
 
-    def _repair(self) -> None:
+    def _repair(self, begins: bytes) -> None:
         end = self.size
         while end > 0:
             start = max(0, end - _CHUNK)
@@ -74,6 +80,11 @@ class AppendFile:
                 end = start + newline + 1
                 break
             end = start
+        for start in (0, end):
+            found = os.pread(self._handle, len(begins), start)
+            torn = start == end and found == bytes(len(found))
+            if found != begins[: len(found)] and not torn:
+                raise SinkFailed(f"{self.path} holds something else", mend="name another file, or move it away")
         if end < self.size:
             os.ftruncate(self._handle, end)
 

@@ -19,9 +19,11 @@ from lpcnet_edge.types import ClassMap, Verdict
 
 class _LineSink(Sink):
     kind = "lines"
+    begins = b""
+    """How each line does."""
 
     def __init__(self, path: Path) -> None:
-        self._file = AppendFile(path)
+        self._file = AppendFile(path, self.begins)
         self.name = f"{self.kind} {path}"
         self.durable = self._file.is_regular
         self._held: list[tuple[str, str]] = []  # JSON, and the line as this sink writes it
@@ -55,6 +57,7 @@ class JsonlSink(_LineSink):
     """One JSON object a line, added to the file (docs/sources.md lists the keys); flushed lines are on the disk."""
 
     kind = "jsonl"
+    begins = b"{"
 
     def write_lines(self, lines: Sequence[str]) -> None:
         """Take lines that another sink surrendered."""
@@ -99,21 +102,22 @@ class CsvSink(_LineSink):
     kind = "csv"
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
         header = (",".join(_COLUMNS) + "\n").encode()
         try:
-            if self._file.size:
+            if path.is_file():  # before it is opened, since that cuts off a torn last line
                 with path.open("rb") as stream:
-                    if stream.readline() != header:
-                        raise SinkFailed(f"{path} has other columns", mend="name another file, or move it away")
-            else:
+                    begins = stream.read(len(header)).rstrip(b"\0")  # what a power cut leaves
+                if begins != header[: len(begins)]:
+                    raise SinkFailed(f"{path} has other columns", mend="name another file, or move it away")
+            super().__init__(path)
+        except OSError as exc:
+            raise SinkFailed(f"{path}: {exc.strerror or exc}", mend="name another file") from exc
+        try:
+            if not self._file.size:
                 self._file.append(header)
         except OSError as exc:
             self.close()
             raise SinkFailed(f"{path}: {exc.strerror or exc}", mend="name another file") from exc
-        except SinkFailed:
-            self.close()
-            raise
 
     def _encode(self, line: dict[str, Any]) -> str:
         defects = line["defects"]

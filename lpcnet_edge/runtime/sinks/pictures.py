@@ -43,7 +43,8 @@ def picture_path(folder: Path, name: str, suffix: str) -> Path:
 class _PictureSink(Sink):
     kind = "pictures"
 
-    def __init__(self, folder: Path, suffix: str, options: Sequence[int] = ()) -> None:
+    def __init__(self, folder: Path, suffix: str, options: Sequence[int] = (), *, by_source: bool = False) -> None:
+        self._by_source = by_source
         self.name = f"{self.kind} {folder}"
         self._folder = folder
         self._suffix = suffix
@@ -66,7 +67,10 @@ class _PictureSink(Sink):
             done, data = cv2.imencode(self._suffix, picture, self._options)
             if not done:
                 raise ValueError(f"{item.name}: no picture of shape {picture.shape} can be made")
-            self._held.append((picture_path(self._folder, item.name, self._suffix), data.tobytes()))
+            name = item.name
+            if self._by_source and not name.startswith(f"{item.source}/"):  # as those of cameras do
+                name = f"{item.source}/{name}"
+            self._held.append((picture_path(self._folder, name, self._suffix), data.tobytes()))
 
     def flush(self) -> None:
         while self._held:
@@ -91,12 +95,15 @@ class _PictureSink(Sink):
 
 
 class MaskSink(_PictureSink):
-    """The class map of each frame that has one, as ``<frame>.png`` of class indices, whole or not at all."""
+    """The class map of each frame that has one, as ``<frame>.png`` of class indices, whole or not at all.
+
+    ``by_source``: in a folder by the name of its source.
+    """
 
     kind = "masks"
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    def __init__(self, folder: Path, *, by_source: bool = False) -> None:
+        super().__init__(folder, ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1), by_source=by_source)
 
     def _draw(self, item: Item, verdict: Verdict, classes: ClassMap | None) -> Image | None:
         return classes
@@ -105,7 +112,8 @@ class MaskSink(_PictureSink):
 class OverlaySink(_PictureSink):
     """Each frame that could be read, with what was found: ``<frame>.jpg`` or ``.png``, whole or not at all.
 
-    ``classes``: class names by index, for the colours. ``region``: as in :func:`draw_verdict`.
+    ``classes``: class names by index, for the colours. ``region``: as in :func:`draw_verdict`. ``by_source``: as for
+    :class:`MaskSink`.
     """
 
     kind = "overlays"
@@ -118,9 +126,10 @@ class OverlaySink(_PictureSink):
         picture: Literal["jpg", "png"] = "jpg",
         of: Literal["all", "not-passed"] = "all",
         region: Region | None = None,
+        by_source: bool = False,
     ) -> None:
         options = (cv2.IMWRITE_JPEG_QUALITY, 90) if picture == "jpg" else (cv2.IMWRITE_PNG_COMPRESSION, 1)
-        super().__init__(folder, f".{picture}", options)
+        super().__init__(folder, f".{picture}", options, by_source=by_source)
         self._classes = classes
         self._all = of == "all"
         self._region = region

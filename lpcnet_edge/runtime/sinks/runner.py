@@ -163,9 +163,9 @@ class SinkRunner:
         if record is not None:
             self._take(*record)
         with self._changed:
-            due, empty = self._is_due(), not self._queue
+            due, asked = self._is_due(), 0 if self._queue else self._flush_asked
         if due:
-            self._flush(asked=self._flush_asked if empty else 0)
+            self._flush(asked)  # not what is asked from here on: records may have come before it
         with self._changed:
             if self._end_s is None or self._queue or (self._held and time.monotonic() < self._end_s):
                 return False

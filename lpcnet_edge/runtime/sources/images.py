@@ -44,7 +44,7 @@ def list_images(folder: str, recursive: bool) -> list[str]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.is_dir():
+                    if entry.name.lower().endswith(IMAGE_SUFFIXES) and not _leads_to_folder(entry):
                         found.append(os.path.join(here, entry.name))
                     elif recursive and entry.is_dir(follow_symlinks=False):
                         below.append(os.path.join(here, entry.name))
@@ -52,6 +52,13 @@ def list_images(folder: str, recursive: bool) -> list[str]:
             where = os.path.join(folder, here) if here else folder
             raise BadInput(f"{where}: {exc.strerror or exc}", mend="check the path and its permissions") from exc
     return sorted(found, key=natural_key)
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link round in a circle, or to where we may not look: one bad frame, not the whole folder
+        return False
 
 
 class ImageSource(Source):
