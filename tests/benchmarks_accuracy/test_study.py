@@ -153,7 +153,9 @@ def test_what_is_named_twice_is_one_run(tiles: Path, tmp_path: Path, capsys: pyt
 
 
 def test_a_peer_trains_and_is_measured_as_ours(tiles: Path, tmp_path: Path) -> None:
-    assert study.main(arguments(tiles, tmp_path, "--configs", "ddrnet23slim", "--steps", "2")) == 0
+    # At stride 64 a crop of 32 px is less than a pixel: torch's gradient of a 3x3 convolution there is nan at times.
+    small = ("--configs", "ddrnet23slim", "--steps", "2", "--crop", "64")
+    assert study.main(arguments(tiles, tmp_path, *small)) == 0
     (found,) = records(tmp_path).values()
     assert np.sum(found["confusion"]) == 4 * 64 * 64
 
