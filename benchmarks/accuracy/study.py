@@ -2,7 +2,8 @@ r"""Does LPC-Net's idea pay? The ablation and the peers, trained alike, measured
 
     python benchmarks/accuracy/study.py --data DIR [--configs backbone lpc-net ...] [--folds 1 2 3 4] [--seeds 0 1 ...]
         [--split tile|image] [--grouping index|numbers] [--steps N] [--batch N] [--crop PX] [--threads N] [--jobs N]
-        [--start WORK] [--teacher NAME] [--records benchmarks/records/study] [--work runs/study/work] [--dry-run]
+        [--start WORK] [--teacher NAME] [--hints WEIGHT] [--records benchmarks/records/study]
+        [--work runs/study/work] [--dry-run]
     python benchmarks/accuracy/study.py --data carbon-fabric:count=3000,seed=1 \
         --test carbon-fabric:count=300,seed=900002
 
@@ -27,6 +28,7 @@ from study_networks import ABLATION, CONFIGURATIONS
 from study_runs import Busy, Interrupted, Plan, Run, make_record, open_plan
 
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED, TrainingDisplay
+from lpcnet_edge.cli.options import number as finite
 from lpcnet_edge.errors import LpcnetError, UsageError
 from lpcnet_edge.network.recipe import load_recipe
 
@@ -59,12 +61,15 @@ def options() -> argparse.ArgumentParser:
         metavar="NAME",
         help="weights, or a run's folder in --work, whose predictions all runs learn beside the masks",
     )
+    parser.add_argument("--hints", type=finite, metavar="WEIGHT", help="of what ImageNet taught, for LPC-Net's stage 2")
     parser.add_argument("--dry-run", action="store_true", help="say which runs there are and which are done")
     return parser
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The plan of the command line; raises ``UsageError`` and what opening the data raises."""
+    if args.hints is not None and args.hints < 0:
+        raise UsageError(f"--hints {args.hints:g}", mend="use 0 or more")
     for name in ("steps", "batch", "crop", "tile", "jobs"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -82,6 +87,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         tile_px=args.tile or base.tile_px,
         sampling=sampling,
         checkpoint_every=min(base.checkpoint_every, 50),
+        loss=base.loss if args.hints is None else replace(base.loss, hints=args.hints),
     )
     return open_plan(
         args.data,

@@ -131,6 +131,8 @@ class Group:
         """What was done, how far it is from the full study, and what that means; one sentence a line."""
         budget, folds = self.budget, ", ".join(self.folds)
         taught = f", taught by {budget['teacher']}" if "teacher" in budget else ""
+        if hints := self.plan["recipe"].get("loss", {}).get("hints"):
+            taught += f", with hints of what ImageNet taught at weight {hints:g}"
         lines = [
             f"{len(self.records)} runs: configurations {', '.join(self.configs)}; held-out folds {folds}; "
             f"seeds {', '.join(map(str, self.seeds))}.",

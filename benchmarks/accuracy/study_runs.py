@@ -116,6 +116,8 @@ class Plan:
             del recipe[name]
         if self.teacher is None:
             del recipe["loss"]["distillation"]
+        if not self.recipe.loss.hints:
+            del recipe["loss"]["hints"]
         return {
             "data": self.data.name,
             "digest": self.data.digest(),

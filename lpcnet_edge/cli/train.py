@@ -10,7 +10,7 @@ from typing import Any
 
 from lpcnet_edge.cli.bundle import show_bundle
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED, TrainingDisplay, add_json_option, print_json
-from lpcnet_edge.cli.options import add_dataset_options, open_data
+from lpcnet_edge.cli.options import add_dataset_options, number, open_data
 from lpcnet_edge.errors import UsageError
 
 
@@ -27,6 +27,9 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--validate-fold", metavar="N", help="one fold to keep out and to draw the curves with")
     parser.add_argument("--start", metavar="NAME", help="weights to begin with, such as carbon-fabric; default random")
     parser.add_argument("--teacher", metavar="NAME", help="weights whose predictions are learned beside the masks")
+    parser.add_argument(
+        "--hints", type=number, metavar="WEIGHT", help="of what ImageNet taught, such as 2; instead of the recipe's"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
     add_json_option(parser)
@@ -53,6 +56,11 @@ def run_train(args: argparse.Namespace) -> int:
 
     changes = {key: getattr(args, key) for key in ("steps", "seed") if getattr(args, key) is not None}
     recipe = replace(load_recipe(args.recipe), **changes)
+    if args.hints is not None:
+        try:
+            recipe = replace(recipe, loss=replace(recipe.loss, hints=args.hints))
+        except ValueError as exc:
+            raise UsageError(f"--hints: {exc}", mend="give 2, or leave it out") from exc
     data = open_data(args)
     validation = with_fold(data, {args.validate_fold}) if args.validate_fold else None
     left_out = {*args.exclude_fold, *filter(None, [args.validate_fold])}

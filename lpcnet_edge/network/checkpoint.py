@@ -49,6 +49,8 @@ def run_digest(
         del settings[name]
     if teacher is None:
         del settings["loss"]["distillation"]
+    if not recipe.loss.hints:
+        del settings["loss"]["hints"]
     content = {"config": to_mapping(config), "recipe": settings, "data": dataset.digest()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for prefix, state in (("", start), ("teacher.", teacher)):

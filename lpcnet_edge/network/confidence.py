@@ -93,5 +93,9 @@ class ConfidenceNet(nn.Module):
         self.pcm = PixelConfidence(len(config.classes), config.pcm_window) if config.refine_pixels else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        initial = self.decoder(self.encoder(x, embedding))
+        return self.decode(self.encoder(x, embedding))
+
+    def decode(self, levels: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Both logits from the encoder's maps at strides 2 to 32."""
+        initial = self.decoder(levels)
         return initial, self.pcm(initial) if self.pcm is not None else initial

@@ -36,6 +36,9 @@ class LossSettings:
         Least heatmap value in the pixel weights: what stage 1 does not see is learned from all the same.
     distillation
         Weight of what a teacher says, where there is one, beside what the masks say.
+    hints
+        Weight of saying what an encoder that has seen ImageNet sees (:mod:`~lpcnet_edge.network.imagenet`); 0 does
+        without it.
     """
 
     localization: float = 1.0
@@ -47,10 +50,11 @@ class LossSettings:
     focal_gamma: float = 2.0
     weight_floor: float = 0.25
     distillation: float = 1.0
+    hints: float = 0.0
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
-        for name in ("localization", "tile", "segmentation", "initial", "dice", "focal_gamma", "distillation"):
+        for name in ("localization", "tile", "segmentation", "initial", "dice", "focal_gamma", "distillation", "hints"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name):g}, not 0 or more")
         for name in ("defect_weight", "weight_floor"):
@@ -58,6 +62,8 @@ class LossSettings:
                 raise ValueError(f"{name} is {getattr(self, name):g}, not above 0")
         if self.stage1_only and self.localization == 0 and self.tile == 0:
             raise ValueError("localization, tile, segmentation and initial are all 0: nothing would be learned")
+        if self.stage1_only and self.hints:
+            raise ValueError("hints are for stage 2, and segmentation and initial are 0: it is not trained")
 
     @property
     def stage1_only(self) -> bool:
@@ -67,7 +73,7 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The scalar terms of one batch; ``total`` is differentiable. ``distilled`` is None without a teacher."""
+    """The scalar terms of one batch; ``total`` is differentiable. The last two are None where there is no such term."""
 
     total: Tensor
     localization: Tensor
@@ -75,6 +81,7 @@ class LossTerms:
     refined: Tensor
     initial: Tensor
     distilled: Tensor | None = None
+    hints: Tensor | None = None
 
 
 def heatmap_target(mask: Tensor) -> Tensor:

