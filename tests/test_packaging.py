@@ -71,7 +71,7 @@ def test_metadata() -> None:
     metadata = distribution("lpcnet-edge").metadata
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
-    extras = {"train", "tensorrt", "tensorrt-rtx", "cuda12", "cuda13", "pycuda", "station", "dev"}
+    extras = {"train", "imagenet", "tensorrt", "tensorrt-rtx", "cuda12", "cuda13", "pycuda", "station", "dev"}
     assert set(metadata.get_all("Provides-Extra") or []) == extras
     scripts = [e for e in distribution("lpcnet-edge").entry_points if e.group == "console_scripts"]
     assert [(e.name, e.value) for e in scripts] == [("lpcnet-edge", "lpcnet_edge.cli:main")]
