@@ -289,10 +289,12 @@ def load_teacher(teacher: str) -> FloatNetwork:
 
 def digest_of(teacher: str) -> str:
     """SHA-256 (hex) of the weights file of weights by name or path, or of a finished run; raises as loading it does."""
-    folder = Path(teacher)
-    if folder.is_dir():
-        _config_of(folder)
-    path = folder / "weights.safetensors" if folder.is_dir() else weights_path(teacher)
+    path = Path(teacher)
+    if path.is_dir():
+        _config_of(path)
+        path /= "weights.safetensors"
+    else:
+        path = weights_path(teacher)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

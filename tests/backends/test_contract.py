@@ -170,14 +170,15 @@ def test_what_openvino_refuses_of_the_cache_is_compiled_anew(
     assert caplog.text == "", "it was kept in the place of the other"
 
 
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_full_disk_does_not_keep_openvino_from_opening(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(openvino_slots, "put_artifact", full)
+    monkeypatch.setattr(openvino_slots, "put_artifact", full_disk)
     open_backend(bundle, "openvino", tuning=TUNING).close()
     assert "is not kept for the next start: [Errno 28] No space left on device" in caplog.text
 
@@ -222,12 +223,9 @@ def test_tune_keeps_the_best(bundle: Bundle, tmp_path: Path, monkeypatch: pytest
 def test_what_was_measured_is_told_where_it_cannot_be_kept(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lpcnet_edge.backends.trials.candidates", lambda cpus: [TUNING])
-    monkeypatch.setattr("lpcnet_edge.backends.trials.save_tuning", full)
+    monkeypatch.setattr("lpcnet_edge.backends.trials.save_tuning", full_disk)
     _, _, best, kept = tune(bundle, "onnxruntime", seconds=0.01)
     assert best.tuning == TUNING
     assert kept is None
