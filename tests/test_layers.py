@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # From the top down. A unit may import units of lower layers; units of one layer do not import each other,
 # but for the plain modules, which stand on one another and on the two at the bottom.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
     ("cli",),
     ("station",),
     ("check", "bench"),
@@ -22,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bundle", "config", "decision", "files", "imaging", "machine", "metrics", "page", "yamlfile"),
     ("errors", "types"),
 )
-MODULES = LAYERS[5]
+MODULES = LAYERS[-2]
 LEVEL = {unit: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for unit in layer}
 
 # A library -> the files that may import it, as prefixes of paths below the package.

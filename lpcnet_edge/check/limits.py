@@ -122,7 +122,7 @@ def _all(limits: Limits, report: Mapping[str, Any]) -> Iterator[Broken | None]:
         yield _below("min_mask_iou", agreement["mask_iou"], limits.min_mask_iou,
                      "the defect masks overlap by {value:.2f} %")  # fmt: skip
     if limits.max_gate_misses == "alpha":
-        if gate["alpha"] is not None and gate["low"] is not None:
+        if gate["alpha"] is not None:  # a gate that is off clears nothing
             yield _above("max_gate_misses", gate["low"], 100 * gate["alpha"],
                          f"the gate clears {gate['missed']} of {gate['defective_parts']} defective parts, with 95 % "
                          "confidence a share of {value:.2f} % or more")  # fmt: skip

@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from lpcnet_edge.errors import BadInput, SinkFailed
 from lpcnet_edge.runtime.sinks import Sink, Sinks, SinkSettings
 from lpcnet_edge.runtime.sinks.appendfile import AppendFile
+from lpcnet_edge.runtime.sinks.lines import csv_cell
 from lpcnet_edge.runtime.sources.frame import Item
 from lpcnet_edge.types import ClassMap, Verdict
 
@@ -96,7 +97,8 @@ class Journal:
     def attach(self, sinks: Sinks) -> None:
         """Have each sink, before its first record, pass over the frames that the killed run had given it."""
         for runner in sinks.runners:
-            runner.sink = _Lacking(runner.sink, self._written(runner.sink.name.split()[0]) - self.done)
+            kind = runner.sink.name.split()[0]
+            runner.sink = _Lacking(runner.sink, self._written(kind) - self.done, csv_cell if kind == "csv" else str)
             runner.missed = set()
 
     def _written(self, kind: str) -> set[str]:
@@ -149,10 +151,10 @@ class Journal:
 
 
 class _Lacking(Sink):
-    """A sink that passes over frames it has already."""
+    """A sink that passes over frames it has already, by their names as it writes them."""
 
-    def __init__(self, sink: Sink, has: set[str]) -> None:
-        self._sink, self._has = sink, has
+    def __init__(self, sink: Sink, has: set[str], as_written: Callable[[str], str]) -> None:
+        self._sink, self._has, self._as_written = sink, has, as_written
         self.name, self.durable = sink.name, sink.durable
 
     @property
@@ -160,7 +162,7 @@ class _Lacking(Sink):
         return self._sink.pending
 
     def write(self, item: Item, verdict: Verdict, classes: ClassMap | None = None) -> None:
-        if item.name not in self._has:
+        if self._as_written(item.name) not in self._has:
             self._sink.write(item, verdict, classes)
 
     def flush(self) -> None:

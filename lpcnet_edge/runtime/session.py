@@ -16,7 +16,8 @@ from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.backends.isolated import IsolatedBackend
 from lpcnet_edge.bundle.read import Bundle, open_bundle
-from lpcnet_edge.errors import UsageError
+from lpcnet_edge.config import from_mapping
+from lpcnet_edge.errors import BadConfig, UsageError
 from lpcnet_edge.runtime.bulk import BulkRun
 from lpcnet_edge.runtime.framing import check_mask
 from lpcnet_edge.runtime.inbox import Inbox
@@ -288,7 +289,8 @@ def inspect(
         ``auto``, ``openvino``, ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx``, ``torch-cuda``, or ``null``, which
         computes nothing, for measuring (:data:`lpcnet_edge.backends.choice.BACKENDS`).
     settings
-        Of the run; ``changes`` replace single ones, such as ``gate="off"`` or ``rules=Rules(...)``.
+        Of the run; ``changes`` replace single ones, such as ``gate="off"`` or ``rules=Rules(...)``, which may
+        also be a mapping, as it would stand in a YAML file.
     live
         One frame at a time with its deadline; None: where the source is a camera.
     trusted_key
@@ -302,7 +304,11 @@ def inspect(
         What opening and reading raise; a frame that cannot be inspected raises nothing, it is a reject.
     """
     try:
-        chosen = replace(settings or RunSettings(), **changes)
+        plain = {name: value for name, value in changes.items() if isinstance(value, Mapping)}
+        read = from_mapping(RunSettings, plain, "inspect")
+        chosen = replace(settings or RunSettings(), **changes | {name: getattr(read, name) for name in plain})
+    except BadConfig as exc:
+        raise UsageError(exc.message, mend=exc.mend) from exc
     except (TypeError, ValueError) as exc:
         raise UsageError(f"inspect: {exc}", mend="docs/running.md lists the settings") from exc
     key = Path(trusted_key) if trusted_key is not None else None

@@ -138,6 +138,10 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
+        for name, kind in _NESTED.items():  # from Python anything can be given
+            value = getattr(self, name)
+            if not (isinstance(value, kind) or (value is None and name in ("framing", "rules"))):
+                raise TypeError(f"{name} is {value!r}; it takes {kind.__name__}(...)")
         if isinstance(self.gate, str) and self.gate not in ("off", "auto"):  # from Python; any other text was `off`
             raise ValueError(f"gate is {self.gate!r}; it is off, auto or a number from 0 to 1")
         if not isinstance(self.gate, str) and not 0 <= self.gate <= 1:
@@ -150,3 +154,14 @@ class RunSettings:
             raise ValueError(f"a view is named twice: {', '.join(self.views)}")
         if self.view_timeout_ms <= 0:
             raise ValueError(f"view_timeout_ms is {self.view_timeout_ms}; it is above 0")
+
+
+_NESTED = {
+    "framing": Framing,
+    "rules": Rules,
+    "cuda": CudaSettings,
+    "live": LiveSettings,
+    "bulk": BulkSettings,
+    "source": SourceSettings,
+    "sinks": SinkSettings,
+}

@@ -23,6 +23,24 @@ def test_a_drop_of_just_what_is_allowed_holds(before: float, after: float, holds
 
 
 @pytest.mark.parametrize(
+    ("alpha", "low", "told"),
+    [
+        (0.05, 5.0, None),
+        (0.05, 5.1, "a share of 5.10 % or more, 0.1 more than max_gate_misses 5 allows"),
+        (0.05, None, "these images have nothing to measure it by"),  # no defective part among them
+        (None, None, None),  # off
+    ],
+)
+def test_the_promise_of_a_gate_is_judged_where_there_are_defective_parts(
+    alpha: float | None, low: float | None, told: str | None
+) -> None:
+    gate = {"alpha": alpha, "low": low, "missed": 1, "defective_parts": 20}
+    limits = Limits(max_gate_misses="alpha", sound=False)
+    broken = broken_limits(limits, {"agreement": {}, "bundle_gate": gate, "causes": []})
+    assert [row.message.endswith(told) for row in broken] == ([] if told is None else [True])
+
+
+@pytest.mark.parametrize(
     ("limit", "named"), [("max_new_overkill", False), ("max_ece", False), ("max_drop", True), ("min_mask_iou", True)]
 )
 def test_a_gate_that_misses_parts_is_no_cause_of_rejects(limit: str, named: bool) -> None:

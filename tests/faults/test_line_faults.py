@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,19 @@ def test_what_a_hung_disk_kept_out_of_an_output_is_not_done(tmp_path: Path, monk
     assert run_all().done == set(map(str, range(8)))
     assert sorted(written()) == list(map(str, range(8)))
     assert len((tmp_path / "out.csv").read_text("utf-8").splitlines()) == 1 + 8
+
+
+def test_a_name_with_line_breaks_has_one_row_after_a_kill(tmp_path: Path) -> None:
+    """A row of CSV is one line, so that the name stands there with blanks."""
+    outputs = SinkSettings(jsonl=tmp_path / "out.jsonl", csv=tmp_path / "out.csv")
+    for _ in range(2):  # the first never comes to its commit
+        journal = Journal(tmp_path / "journal", {}, outputs)
+        with open_sinks(outputs, ["free", "crack"]) as sinks:
+            journal.attach(sinks)
+            sinks.write(replace(grey(), name="a\u2028b\nc.png"), Verdict("p", "pass"))
+        journal.close()
+    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 1
+    assert len((tmp_path / "out.csv").read_bytes().splitlines()) == 1 + 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no database " * 100])

@@ -8,6 +8,7 @@ import math
 import re
 import typing
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import lpcnet_edge
 from lpcnet_edge.decision import ClassRule, Rules
 from lpcnet_edge.errors import UsageError
+from lpcnet_edge.runtime import session
 from lpcnet_edge.runtime.settings import MAX_BULK_TILES, MAX_SLOT_TILES, BulkSettings, LiveSettings, RunSettings
 from lpcnet_edge.runtime.sinks.settings import DeliverySettings
 from lpcnet_edge.runtime.sources.settings import (
@@ -63,6 +65,31 @@ def test_a_gate_in_words_is_off_or_auto() -> None:
     for wrong in ({"gate": "0.7"}, {"gate": 7}, {"budget_tiles": 0}):
         with pytest.raises(UsageError, match=r"inspect: (gate|the gate's threshold|budget_tiles) is"):
             next(lpcnet_edge.inspect("bundle", "images", **wrong))
+
+
+def test_settings_in_settings_are_of_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They used to end in an AttributeError, deep in the run."""
+    for wrong, told in (
+        ({"rules": ["crack"]}, r"rules is \['crack'\]; it takes Rules\(...\)"),
+        ({"bulk": None}, r"bulk is None; it takes BulkSettings\(...\)"),
+        ({"rules": {"defalt": {}}}, "rules.*unknown key 'defalt'.*did you mean 'default'"),
+        ({"rules": {"default": {"min_area_px": "20"}}}, "rules.default.min_area_px"),
+    ):
+        with pytest.raises(UsageError, match=f"inspect: .*{told}"):
+            next(lpcnet_edge.inspect("bundle", "images", **wrong))
+
+    given: list[RunSettings] = []
+
+    def opened(bundle: object, sources: object, settings: RunSettings, **_: object) -> Any:
+        given.append(settings)
+        return nullcontext([])
+
+    monkeypatch.setattr(session, "open_bundle", lambda *_, **__: None)
+    monkeypatch.setattr(session, "Session", opened)
+    before = RunSettings(gate="off", budget_tiles=3)
+    rules = {"default": {"min_area_px": 20}, "mm_per_px": 0.5}
+    assert list(lpcnet_edge.inspect("bundle", "images", settings=before, rules=rules, budget_tiles=4)) == []
+    assert given == [RunSettings(gate="off", budget_tiles=4, rules=Rules(ClassRule(min_area_px=20), mm_per_px=0.5))]
 
 
 def test_slots_are_bounded_where_more_would_serve_nothing() -> None:

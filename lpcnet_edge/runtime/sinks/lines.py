@@ -131,10 +131,13 @@ class CsvSink(_LineSink):
             "latency_ms": line["latency_ms"].get("total", ""),
         }
         text = io.StringIO()
-        csv.writer(text, lineterminator="").writerow(_cell(row[column]) for column in _COLUMNS)
+        csv.writer(text, lineterminator="").writerow(csv_cell(row[column]) for column in _COLUMNS)
         return text.getvalue()
 
 
-def _cell(value: object) -> str:
-    # One row is one line, so that a torn file can be repaired; what UTF-8 does not have must not stop the rest.
+def csv_cell(value: object) -> str:
+    """A value as a CSV sink writes it.
+
+    One row is one line, so that a torn file can be repaired; what UTF-8 does not have must not stop the rest.
+    """
     return " ".join(str(value).splitlines()).encode("utf-8", "backslashreplace").decode()
