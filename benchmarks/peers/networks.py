@@ -1,15 +1,17 @@
 r"""Our cascade beside other segmentation networks on a CPU: images/s against mIoU, interleaved, and the Pareto front.
 
     python benchmarks/peers/networks.py BUNDLE --data DIR [--fold 1] [--study benchmarks/records/study]
-        [--work runs/study/work] [--peers NAME ...] [--rounds 9] [--images 256] [--threads N]
+        [--work runs/study/work] [--peers NAME ...] [--rounds 9] [--images 256] [--seconds 1] [--threads N]
         [--record benchmarks/records/networks.json] [--quick]
 
 BUNDLE is an INT8 bundle for the data. Each peer runs on OpenVINO in FP32 and in INT8 as NNCF makes it, at the bundle's
 tile size, in the fastest of its batches and performance hints; ours runs as a station runs it, verdicts included, with
 the gate off, and on over two mixes: the fold's own, and a line's, on which 1 % of the images show a defect. A bundle
 without a gate gets one that is calibrated on the very fold it is measured on, which the record says. Everything is
-measured in turn, round after round. Accuracies are those of the study's records (``benchmarks/accuracy/study.py``),
-one recipe and budget for all; a peer that the study did not train is measured with random weights, for its speed alone.
+measured in turn, round after round, and whatever is fast has the same images over and over, for ``--seconds``: else
+it would be measured while its queues fill and empty. All resize alike, as the accuracies were measured. Accuracies are
+those of the study's records (``benchmarks/accuracy/study.py``), one recipe and budget for all; a peer that the study
+did not train is measured with random weights, for its speed alone.
 Writes the record and, beside it, the plot. ``--quick`` only shows that it works: its figures mean nothing.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -133,7 +136,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     tiles = np.stack([resize_image(training.read(int(i)).image, side, side) for i in chosen])
     backend = open_backend(bundle, "openvino")
     found: dict[str, Any] = {"networks": {}, "missing": {}, "gate_from": "the bundle"}
-    candidates: dict[str, Callable[[], float]] = {}
+    candidates: dict[str, Callable[[int], float]] = {}
     segmenters: dict[str, PeerSegmenter] = {}
     picked: dict[str, float] = {}
     try:
@@ -143,9 +146,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             gate = GateSpec("threshold", seen.threshold, seen.alpha, seen.parts)
             found["gate_from"] = "the fold that it is measured on"
 
-        def ours(key: str, mix: str, threshold: Any) -> Callable[[], float]:
-            def rate() -> float:
-                value, picked[key] = session_rate(bundle, backend, images[mix], threshold)
+        def ours(key: str, mix: str, threshold: Any) -> Callable[[int], float]:
+            def rate(times: int) -> float:
+                value, picked[key] = session_rate(bundle, backend, times * images[mix], threshold)
                 return value
 
             return rate
@@ -159,18 +162,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 continue
             for kind, path in about["files"].items():
                 peer = fastest(path, side, images["own"][: args.trial], args.threads)
-                candidates[f"{name} {kind}"] = lambda peer=peer: peer.rate(images["own"])  # type: ignore[misc]
+                candidates[f"{name} {kind}"] = lambda times, peer=peer: peer.rate(times * images["own"])  # type: ignore[misc]
                 found["networks"][name][f"{kind}_runs_as"] = f"batch {peer.batch}, {peer.hint.lower()}"
                 if about["weights"] == "study":
                     segmenters[f"{name} {kind}"] = PeerSegmenter(
                         Peer(path, side, 8, "LATENCY", args.threads), data.classes
                     )
         rates: dict[str, list[float]] = {name: [] for name in candidates}
-        for turn in range(args.rounds + 1):
+        warm = {name: rate(1) for name, rate in candidates.items()}
+        times = found["times"] = {name: math.ceil(args.seconds * value / args.images) for name, value in warm.items()}
+        for _ in range(args.rounds):
             for name, rate in candidates.items():
-                value = rate()
-                if turn:  # the first round warms up
-                    rates[name].append(value)
+                rates[name].append(rate(times[name]))
         alone = BackendSegmenter(backend, manifest)
         figures = {"gate off": evaluate(alone, held), "gate on": evaluate(GatedSegmenter(alone, gate), held)}
         accuracy = {key: one.to_json()["candidate"]["mean_iou"] for key, one in figures.items()}
@@ -217,6 +220,7 @@ def summarise(
         "picked_share": picked,
         "study": None if group is None else {"caption": group.caption(), "budget": group.budget},
         "rounds": args.rounds,
+        "times_images": found["times"],
         "threads": args.threads or len(os.sched_getaffinity(0)),
         "processor": _processor(),
         "versions": {name: version(name) for name in ("openvino", "torch", "lpcnet-edge")},
@@ -242,6 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--peers", nargs="*", default=[*PEERS, *SPEED_ONLY], choices=[*PEERS, *SPEED_ONLY])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=1.0, help="a round of each takes, about, at least")
     parser.add_argument("--calibration", type=int, default=128, help="tiles of other folds for NNCF")
     parser.add_argument("--trial", type=int, default=64, help="images to choose each peer's batch and hint with")
     parser.add_argument("--threads", type=int, default=0, help="of the peers; taskset restricts them and us")
@@ -251,7 +256,10 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("rounds", "images", "calibration", "trial"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)}: use 1 or more")
+    if not 0 < args.seconds <= 60:
+        parser.error(f"--seconds {args.seconds:g}: use more than 0, and 60 at most")
     if args.quick:
+        args.seconds = 0.01
         args.rounds, args.images, args.calibration, args.trial = 2, 24, 8, 8
     cv2.setNumThreads(1)
     try:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import openvino
 import torch
@@ -19,6 +18,7 @@ from networks import SPEED_ONLY, YoloV8nSeg, build_peer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lpcnet_edge.imaging import resize_image
 from lpcnet_edge.types import Image, Prediction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -137,7 +137,7 @@ class Peer:
         for start in range(0, len(images), self.batch):
             pixels = np.zeros((self.batch, self.side, self.side), np.uint8)
             for row, image in enumerate(images[start : start + self.batch]):
-                cv2.resize(image, (self.side, self.side), dst=pixels[row])
+                pixels[row] = resize_image(image, self.side, self.side)
             self._queue.start_async({"pixels": pixels}, userdata=start)
         self._queue.wait_all()
         return [self._found[start] for start in sorted(self._found)]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -199,6 +199,13 @@ def make_plan(height: int, width: int, framing: Framing, mask: Mask | None = Non
             mend="draw the mask on a frame of this camera",
         )
     side = framing.tile_px
+    if framing.mode == "resize" and mask is None and (height, width) != (side, side):
+        # A folder may have photographs of a hundred sizes: their plans differ in these alone, and share a stitcher.
+        corner = np.array([[region.y], [region.x]], dtype=np.int32)
+        corner.setflags(write=False)
+        return replace(
+            _one_tile(side), height=height, width=width, framing=framing, region=region, y=corner[0], x=corner[1]
+        )
     if framing.mode == "resize":
         map_shape = (side, side)
         rows, columns = np.array([region.y], dtype=np.int32), np.array([region.x], dtype=np.int32)
@@ -252,6 +259,11 @@ def make_plan(height: int, width: int, framing: Framing, mask: Mask | None = Non
         if isinstance(value, np.ndarray):  # plans are shared
             value.setflags(write=False)
     return plan
+
+
+@lru_cache(maxsize=4)
+def _one_tile(side: int) -> TilePlan:
+    return make_plan(side, side, Framing("resize", side, 0))
 
 
 def axis_starts(offset: int, length: int, frame: int, tile: int, overlap: int) -> NDArray[np.int32]:

@@ -271,7 +271,7 @@ class Pipeline:
 
     def _stitcher(self, plan: TilePlan) -> Stitcher:
         """Kept for the plans used last; each takes up to 4 bytes a pixel."""
-        key = id(plan)  # the stitcher holds its plan, so no other gets this id
+        key = id(plan.window)  # plans with the same windows share it; it holds its plan, so no others get this id
         stitcher = self._stitchers.get(key)
         if stitcher is None:
             if len(self._stitchers) >= _STITCHERS:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -181,6 +182,23 @@ def test_resizing_is_that_of_the_checks(
     along_y, along_x = plan.frame_px_per_map_px
     assert along_y * side == pytest.approx(cut.shape[0])
     assert along_x * side == pytest.approx(cut.shape[1])
+
+
+def test_frames_of_any_size_that_are_resized_share_all_but_their_place() -> None:
+    """So that a folder of photographs of as many sizes needs one stitcher; a plan with a mask has nothing to share."""
+    region = Region(3, 5, 80, 90)
+    plain = [make_plan(height, 200, Framing("resize", 64, 8, region)) for height in (100, 101)]
+    assert plain[0].window is plain[1].window
+    masked = make_plan(100, 200, Framing("resize", 64, 8, region), np.ones((100, 200), np.uint8))
+    assert plain[0].window is not masked.window
+    for field in dataclasses.fields(TilePlan):
+        value, other = getattr(plain[0], field.name), getattr(masked, field.name)
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(value, other)
+            assert value.dtype == other.dtype
+            assert not value.flags.writeable
+        elif field.name != "inspected":
+            assert value == other
 
 
 def test_a_mask_in_resize_mode_is_resized() -> None:
