@@ -46,6 +46,10 @@ def read_image(path: Path, channels: int, *, bits: int = 16) -> Image:
             f"{path}: {data.size} bytes that decode as no known image format",
             mend="replace the file with a readable PNG, JPEG, BMP or TIFF, or remove it",
         )
+    if image.dtype not in (np.uint8, np.uint16):
+        raise UnreadableImage(
+            f"{path}: its samples are {image.dtype}, not of 8 or 16 bits", mend="save it with 8 or 16 bits without sign"
+        )
     if image.dtype == np.uint16:
         image = np.minimum(np.asarray(image, np.uint16) >> np.uint16(bits - 8), 255)
     return np.asarray(image, dtype=np.uint8)

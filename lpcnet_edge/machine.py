@@ -44,7 +44,8 @@ _ARM_CORES = {
 # NVIDIA's releases of Jetson Linux (L4T) and the JetPack that each belongs to.
 _JETPACK_OF_L4T = {
     "35.5": "5.1.3",
-    "35.6": "5.1.4",
+    "35.6.0": "5.1.4",
+    "35.6.1": "5.1.5",
     "36.3": "6.0",
     "36.4.0": "6.1",
     "36.4.3": "6.2",

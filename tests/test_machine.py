@@ -140,6 +140,13 @@ def test_jetson(tmp_path: Path) -> None:
     assert (guessed.jetpack, guessed.power_mode) == ("6.2", None), "JetPack follows from the Jetson Linux release"
 
 
+def test_the_jetpack_of_a_third_number(tmp_path: Path) -> None:
+    write(tmp_path, etc__nv_tegra_release="# R35 (release), REVISION: 6.1, GCID: 1")
+    found = machine.jetson(tmp_path)
+    assert found is not None
+    assert (found.l4t, found.jetpack) == ("35.6.1", "5.1.5")
+
+
 def test_a_jetson_of_an_unknown_release(tmp_path: Path) -> None:
     write(tmp_path, etc__nv_tegra_release=L4T_36_4_3.replace("R36", "R77"))
     found = machine.jetson(tmp_path)

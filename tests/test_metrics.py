@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,12 @@ def test_confusion_matrices_add_up(first: NDArray[np.uint8], second: NDArray[np.
     parts = metrics.confusion_matrix(*first, CLASSES) + metrics.confusion_matrix(*second, CLASSES)
     whole = metrics.confusion_matrix(*np.concatenate([first, second], axis=1), CLASSES)
     np.testing.assert_array_equal(parts, whole)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int64, np.uint64])
+def test_indices_of_any_integer_type_are_counted(kind: type[np.integer[Any]]) -> None:
+    indices = np.array([0, 1, 1], kind)
+    assert metrics.confusion_matrix(indices, indices, 2).tolist() == [[1, 0], [0, 2]]
 
 
 def test_a_class_that_is_only_predicted_has_an_iou_of_zero_and_no_accuracy() -> None:

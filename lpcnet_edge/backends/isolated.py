@@ -7,8 +7,10 @@ is ended with it, and is a ``BackendFailed`` that says what happened. Whoever op
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import pickle
 import signal
 import socket
@@ -18,6 +20,7 @@ import time
 import weakref
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import IO
 
@@ -37,8 +40,8 @@ TILE_S = 0.5
 """What a batch is given for each of its tiles, on top of ``hang_s``."""
 
 MAKE_S = 600.0
-"""What the making of a slot is given on top of ``hang_s`` on a GPU: at a first start libraries are loaded for it, and
-TensorRT-RTX compiles kernels for every size of batch."""
+"""What opening, and on a GPU the making of a slot, is given on top of ``hang_s``: at a first start libraries are loaded
+and models compiled for it, and TensorRT-RTX compiles kernels for every size of batch."""
 
 _END_S = 5.0
 """What the child is given to end by itself, and what the kernel is given to end it."""
@@ -74,7 +77,7 @@ class IsolatedBackend:
         For :func:`~lpcnet_edge.backends.choice.open_backend`, in the child.
     hang_s
         A child that has not answered for so long, and ``TILE_S`` for each tile of the largest batch at work, is killed;
-        on a GPU the making of a slot may take ``MAKE_S`` more.
+        opening, and on a GPU the making of a slot, may take ``MAKE_S`` more.
 
     Raises
     ------
@@ -105,8 +108,9 @@ class IsolatedBackend:
         self._listener.start()
         try:
             opening = Opening(bundle.path.absolute(), bundle.manifest_sha256, name, options)
-            self._tell(Message(Kind.OPEN, payload=pickle.dumps(opening)))
-            message = self._answer(0, None)
+            own = _Own(0)
+            self._begin(own, Message(Kind.OPEN, payload=pickle.dumps(opening)), MAKE_S)
+            message = self._end(own, None)
             assert message is not None
             self.name, about = json.loads(message.payload)
         except BaseException:  # Ctrl-C too
@@ -126,10 +130,18 @@ class IsolatedBackend:
         self._begin(own, Message(Kind.MAKE, own.number, tiles), TILE_S * tiles if self.name in AUTO else MAKE_S)
         message = self._end(own, None)
         assert message is not None
-        assert message.file is not None
         file = message.file
-        with open(file, "rb", buffering=0):  # closed when it is mapped
-            slot = slot_in(lambda size: mapped(file, size), tuple(json.loads(message.payload)))
+        try:
+            if file is None:  # the kernel drops what this process has no number left for
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            with open(file, "rb", buffering=0):  # closed when it is mapped
+                slot = slot_in(partial(mapped, file), tuple(json.loads(message.payload)))
+        except OSError as exc:
+            self._dropped.append(own.number)
+            raise BackendFailed(
+                f"the memory of a slot cannot be shared: {exc.strerror}",
+                mend="free memory, or allow more open files: ulimit -n, in a systemd unit LimitNOFILE=",
+            ) from exc
         slot.own = own
         weakref.finalize(slot, self._dropped.append, own.number).atexit = False
         return slot
@@ -193,7 +205,7 @@ class IsolatedBackend:
         while number not in self._answers:
             self._check()
             waits = [] if until_s is None else [until_s]
-            if self._flying:  # opening has no limit: it may compile for minutes
+            if self._flying:
                 waits.append(self._since_s + self._hang_s + max(own.more_s for own in self._flying.values()))
             now_s = time.monotonic()
             self._connection.settimeout(max(0.0, min(waits) - now_s) if waits else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from lpcnet_edge.backends.tensorrt import load_library
 from lpcnet_edge.backends.tensorrt_plans import FoundPlans, find_plans
 from lpcnet_edge.backends.tensorrt_runtime import TensorRtStage
 from lpcnet_edge.bundle.read import Bundle
-from lpcnet_edge.errors import LpcnetError, MissingDevice
+from lpcnet_edge.errors import LpcnetError, MissingDevice, MissingLibrary, PlanMismatch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,18 @@ def open_tensorrt_backend(
 
 
 def is_ready(bundle: Bundle, module: str, *, use_cache: bool = True) -> bool:
-    """Whether :func:`open_tensorrt` would find the library, a GPU and plans for it; opens none of them."""
+    """Whether :func:`open_tensorrt` would find the library, a GPU and plans for it; opens none of them.
+
+    Plans that are there and must not be used are a warning: who did not ask for this backend is served by another.
+    """
     if find_spec(module) is None or not any(map(is_installed, ("cuda-bindings", "pycuda"))):
         return False
     try:
         find_here(bundle, module, use_cache=use_cache)
-    except LpcnetError:
+    except (MissingDevice, MissingLibrary, PlanMismatch):
+        return False
+    except LpcnetError as exc:
+        log.warning("%s is left out: %s", module.replace("_", "-"), exc)
         return False
     return True
 

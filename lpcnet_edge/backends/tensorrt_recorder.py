@@ -12,8 +12,9 @@ from lpcnet_edge.backends.tensorrt_versions import ErrorRecorder, Module
 from lpcnet_edge.errors import BackendFailed, DeviceLost, LpcnetError, MissingDevice
 
 _KEPT = 64
+_OLD_DRIVER = 35  # cudaErrorInsufficientDriver: there is none, or one of an older CUDA than the library's
 # cudaError_t after which "the process must be terminated and relaunched", or the context is gone (cuda_runtime_api.h).
-_LOST = {214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999}
+_LOST = {214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999}
 _CUDA_TEXT = re.compile(r"cudaError (?P<code>\d+)(?:: (?P<text>[^()]+))?")
 # The same in the words of cudaGetErrorString: TensorRT 10.3 gives these alone, "Error Code 1: Cuda Runtime (WORDS)".
 _LOST_WORDS = re.compile(
@@ -21,7 +22,8 @@ _LOST_WORDS = re.compile(
     "uncorrectable ECC error|uncorrectable NVLink error|Invalid access of peer GPU memory|an illegal memory access|"
     "the launch timed out|context is destroyed|device-side assert|hardware stack error|an illegal instruction|"
     "misaligned address|operation not supported on global/shared address space|invalid program counter|"
-    "unspecified launch failure|unknown error)"
+    "unspecified launch failure|tensor memory not completely freed|the MPS client has been terminated|"
+    "an async error has occured in external entity|unknown error)"  # CUDA's own spelling
 )
 _NO_MEMORY = re.compile(r"cudaError 2\b|[Oo]ut ?[Oo]f ?[Mm]emory|cudaMalloc|FAILED_ALLOCATION")
 
@@ -109,9 +111,12 @@ def runtime_error(
     who = f"{library.module} {library.version}"
     code = cuda_code(lines)
     if code in NO_DEVICE:
+        older = (
+            f"; for a driver of CUDA 12 there is {library.module.replace('_', '-')}-cu12" if code == _OLD_DRIVER else ""
+        )
         return MissingDevice(
             f"{who} finds no NVIDIA GPU {doing} (CUDA error {code})",
-            mend="run this on the machine that has the GPU; lpcnet-edge doctor shows what its driver offers",
+            mend=f"run this on the machine that has the GPU; lpcnet-edge doctor shows what its driver offers{older}",
         )
     lost = [
         line

@@ -40,6 +40,11 @@ _LOST = (  # cudaGetErrorString of errors after which the process cannot use the
     "hardware stack error",
     "uncorrectable",
     "context is destroyed",
+    "access of peer GPU memory",
+    "tensor memory not completely freed",
+    "MPS client has been terminated",
+    "an async error has occured in external entity",  # CUDA's own spelling
+    "CUDA error: unknown error",
 )
 
 

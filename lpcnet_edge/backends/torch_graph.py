@@ -88,10 +88,11 @@ class TorchGraph(nn.Module):
 
     def _find_last_uses(self) -> None:
         last: dict[str, Node] = {}
+        given_out = {self._same.get(name, name) for name in self.outputs}
         for node, _, names, _ in self._steps:
             last.update({name: node for name in (*names, *node.outputs) if name is not None})
         for name, node in last.items():
-            if self._same.get(name, name) not in self.outputs and not hasattr(self, name):
+            if name not in given_out and not hasattr(self, name):
                 node.drop.append(name)
 
     def forward(self, **feeds: Tensor) -> dict[str, Tensor]:

@@ -95,13 +95,19 @@ def _cast(node: Node) -> Run:
     return lambda x: x.to(dtype)
 
 
+def _axis(node: Node) -> int:
+    axes = node.ints(1)
+    node.want("one axis is expected", len(axes) == 1)
+    return axes[0]
+
+
 def _unsqueeze(node: Node) -> Run:
-    (axis,) = node.ints(1)
+    axis = _axis(node)
     return lambda x: x.unsqueeze(axis)
 
 
 def _squeeze(node: Node) -> Run:
-    (axis,) = node.ints(1)
+    axis = _axis(node)
     return lambda x: x.squeeze(axis)
 
 
@@ -111,7 +117,8 @@ def _transpose(node: Node) -> Run:
 
 
 def _gather(node: Node) -> Run:
-    axis = node.attrs.get("axis", 0)
+    axis, index = node.attrs.get("axis", 0), node.known[1]
+    node.want("a list of indices is expected", index is None or index.ndim == 1)
     return lambda x, index: torch.index_select(x, axis, index)
 
 
@@ -203,7 +210,9 @@ def _split(node: Node) -> Run:
     node.want("parts of given sizes are not known here", node.attrs.get("num_outputs") == count)
 
     def run(x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.tensor_split(count, axis))
+        return tuple(
+            torch.split(x, -(-x.shape[axis] // count), axis)
+        )  # the last part is the smaller one, as ONNX has it
 
     return run
 
@@ -217,10 +226,10 @@ def _plain(function: Run) -> Callable[[Node], Run]:
     return lambda node: function
 
 
-OPERATORS: dict[str, tuple[int, Callable[[Node], Run]]] = {
+OPERATORS: dict[str, tuple[int | None, Callable[[Node], Run]]] = {
     "Add": (2, _plain(torch.add)),
     "Cast": (1, _cast),
-    "Concat": (8, _concat),
+    "Concat": (None, _concat),
     "Conv": (3, _conv),
     "Div": (2, _plain(torch.div)),
     "Exp": (1, _plain(torch.exp)),
@@ -247,4 +256,5 @@ OPERATORS: dict[str, tuple[int, Callable[[Node], Run]]] = {
     "Unsqueeze": (1, _unsqueeze),
     "Where": (3, _plain(torch.where)),
 }
-"""Of an operator: how many of its inputs are tensors when it runs at most, and what makes the function of them."""
+"""Of an operator: how many of its inputs are tensors when it runs at most (None: all), and what makes the function of
+them."""

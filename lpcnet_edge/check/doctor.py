@@ -16,6 +16,7 @@ from typing import Any
 
 from lpcnet_edge import machine
 from lpcnet_edge.backends.cuda_driver import Cuda, cuda_driver
+from lpcnet_edge.backends.tensorrt_versions import BRANCHES
 from lpcnet_edge.errors import MissingLibrary
 
 
@@ -80,12 +81,15 @@ class Report:
     @property
     def engines(self) -> tuple[str, ...]:
         """Libraries that could run an engine here: on the CPU if installed, on a GPU if that is there as well."""
-        needs_gpu = {"tensorrt": (0, 0), "tensorrt_rtx": (7, 5)}
-        best = max((tuple(map(int, d.compute_capability.split("."))) for d in self.cuda.devices), default=None)
+        here = {device.compute_capability for device in self.cuda.devices}
+        # Of a module's versions: the cards that it serves, or none where it serves every one.
+        served: dict[str, set[str]] = {
+            branch.module: here & set(branch.compute_capabilities or here) for branch in BRANCHES
+        }
         return tuple(
             name
             for name in ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
-            if self.libraries[name] and (name not in needs_gpu or (best is not None and best >= needs_gpu[name]))
+            if self.libraries[name] and (name not in served or served[name])
         )
 
     def findings(self) -> list[Finding]:
@@ -118,7 +122,10 @@ class Report:
         if self.jetson:
             mode_mend = None
             if not (self.jetson.power_mode or "").startswith("MAXN"):
-                mode_mend = "sudo nvpmodel -m 0 && sudo jetson_clocks (sudo nvpmodel -q shows the mode)"
+                mode_mend = (
+                    "sudo nvpmodel -m NUMBER && sudo jetson_clocks (grep POWER_MODEL /etc/nvpmodel.conf shows the "
+                    "number of MAXN, or of the largest mode)"
+                )
             found += [
                 Finding("machine", "jetson", self.jetson.model or "unknown model"),
                 Finding("machine", "jetson_linux", self.jetson.l4t),

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcnet_edge.backends.base import Backend
+from lpcnet_edge.backends.choice import AUTO
 from lpcnet_edge.backends.engine import EngineSegmenter, open_engine
 from lpcnet_edge.build.golden import GOLDEN_FILE
 from lpcnet_edge.bundle.read import Bundle
@@ -111,8 +113,9 @@ class SelfTest:
 def run_selftest(bundle: Bundle, backend: str = "auto") -> SelfTest:
     """Open a bundle on a backend and run its golden tiles.
 
-    The engines are compiled for single tiles, which takes the least time; a station that has its own open passes its
-    segmenter to :func:`compare_golden`.
+    A processor's engines are compiled for single tiles, which takes the least time; a GPU's, which are there for every
+    size of batch, get the tiles one by one and then all at once. A station that has its own open passes its segmenter
+    to :func:`compare_golden`.
 
     Raises
     ------
@@ -133,11 +136,21 @@ def run_selftest(bundle: Bundle, backend: str = "auto") -> SelfTest:
         )
         return compare_golden(bundle, engines, CANONICAL, golden, start)
     opened = check_backend(bundle, backend, batch=1)
+    # A processor's engines are compiled for one size of batch; a GPU's plans hold kernels for every size.
+    sizes = (1,) if opened.name in AUTO else (1, len(golden["tiles"]))
     try:
-        segmenter = BackendSegmenter(opened, bundle.manifest, tiles=1)
-        return compare_golden(bundle, segmenter, opened.about, golden, start)
+        for tiles in sizes:
+            segmenter = BackendSegmenter(opened, bundle.manifest, tiles=tiles)
+            found = compare_golden(bundle, segmenter, _about(opened, tiles), golden, start)
+            if found.drifts:
+                break
+        return found
     finally:
         opened.close()
+
+
+def _about(backend: Backend, tiles: int) -> str:
+    return backend.about if tiles == 1 else f"{backend.about}, {tiles} tiles at once"
 
 
 def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:

@@ -43,6 +43,8 @@ def contact_sheet(dataset: Dataset, *, per_class: int = 2, view_px: int = 160, f
     Image
         (height, width, 3) uint8 BGR.
     """
+    if per_class < 1:
+        raise UsageError(f"{per_class} samples of each class are no sheet", mend="ask for 1 or more")
     rows = []
     for label, title in enumerate(dataset.classes):
         chosen = [index for index, entry in enumerate(dataset.entries) if entry.label == label][:per_class]

@@ -43,6 +43,8 @@ def write_folder(dataset: Dataset, out: Path, *, progress: Callable[[int, int], 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} holds something already", mend="choose another folder, or remove that one")
+    if out.name in ("", ".."):  # the folder put in its place would not be the one that somebody stands in
+        raise UsageError(f"the folder {out} has no name of its own", mend="name a folder that is to be made")
     check_names(dataset.classes)
     growing = out.with_name(f".{out.name}.partial")
     try:

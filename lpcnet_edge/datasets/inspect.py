@@ -216,16 +216,22 @@ def _look_alikes(looks: Sequence[Look], splits: str) -> list[Finding]:
     if not split:
         return []
     vectors = np.stack([look.thumbnail for look in split])
+    keys = [
+        np.unique(column, return_inverse=True)[1]
+        for column in zip(*((look.entry.part, look.entry.strata[splits], look.pixels) for look in split), strict=True)
+    ]
     groups: list[Twins] = []
     for start in range(0, len(split), _BLOCK):
         block = vectors[start : start + _BLOCK] @ vectors[start:].T
-        for row, column in np.argwhere(np.triu(block, 1) >= LOOK_ALIKE):
-            one, other = split[start + row], split[start + column]
-            differ = one.entry.part != other.entry.part and one.entry.strata[splits] != other.entry.strata[splits]
-            if differ and one.pixels != other.pixels:
-                names = frozenset((one.entry.name, other.entry.name))
-                pair = Twins(frozenset((one.entry.part, other.entry.part)), names, float(block[row, column]))
-                groups = _join(groups, pair)
+        alike = np.triu(block, 1) >= LOOK_ALIKE
+        for key in keys:
+            alike &= key[start : start + _BLOCK, None] != key[start:]
+        # Image by image and not pair by pair: of one product in one fixture all may look alike.
+        for row in np.flatnonzero(alike.any(axis=1)).tolist():
+            same = np.flatnonzero(alike[row])
+            entries = [split[start + place].entry for place in (row, *same.tolist())]
+            parts, names = frozenset(e.part for e in entries), frozenset(e.name for e in entries)
+            groups = _join(groups, Twins(parts, names, float(block[row, same].max())))
     return [
         Finding(
             "warning",
@@ -239,14 +245,14 @@ def _look_alikes(looks: Sequence[Look], splits: str) -> list[Finding]:
     ]
 
 
-def _join(groups: Sequence[Twins], pair: Twins) -> list[Twins]:
-    """The groups with one pair more; groups that it connects become one."""
-    apart = [group for group in groups if not group.parts & pair.parts]
+def _join(groups: Sequence[Twins], more: Twins) -> list[Twins]:
+    """The groups with one more; groups that it connects become one."""
+    apart = [group for group in groups if group.parts.isdisjoint(more.parts)]
     for group in groups:
-        if group.parts & pair.parts:
-            largest = max(group.correlation, pair.correlation)
-            pair = Twins(pair.parts | group.parts, pair.names | group.names, largest)
-    return [*apart, pair]
+        if not group.parts.isdisjoint(more.parts):
+            largest = max(group.correlation, more.correlation)
+            more = Twins(more.parts | group.parts, more.names | group.names, largest)
+    return [*apart, more]
 
 
 def _class_name(dataset: Dataset, entry: Entry) -> str:

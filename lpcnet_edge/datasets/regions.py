@@ -87,7 +87,8 @@ def draw_polygon(points: NDArray[np.float64], height: int, width: int) -> NDArra
             mask[row, max(math.ceil(left - 0.5), 0) : max(math.ceil(right - 0.5), 0)] = True
     if not mask.any():
         outline = np.zeros((height, width), np.uint8)
-        cv2.polylines(outline, [np.floor(points).astype(np.int32)], isClosed=True, color=1)
+        pixels = np.floor(points) - (points == (width, height))  # what lies on the far border is of the last pixels
+        cv2.polylines(outline, [pixels.astype(np.int32)], isClosed=True, color=1)
         mask = outline.astype(bool)
     return mask
 

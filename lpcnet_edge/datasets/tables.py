@@ -25,13 +25,16 @@ def read_table(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str,
         raise BadData(f"{path}: {exc.strerror or exc}", mend="check the path and its permissions") from exc
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
     try:
-        have = list(reader.fieldnames or [])
+        have = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         missing = [column for column in required if column not in have]
         if missing:
             raise BadData(
                 f"{path} line 1: no column {', '.join(missing)}; it has {', '.join(have) or 'none'}",
                 mend=f"the header must have {','.join(required)}",
             )
+        twice = next((column for column in have if have.count(column) > 1), None)
+        if twice is not None:
+            raise BadData(f"{path} line 1: two columns are called {twice}", mend="give each column a name of its own")
         rows = []
         for row in reader:
             line = reader.line_num

@@ -51,7 +51,7 @@ def confusion_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer],
                 f"the network and the dataset have 0..{classes - 1}",
                 mend="check that the masks and the weights have the same list of classes",
             )
-    pairs = truth.ravel().astype(np.int64) * classes + predicted.ravel()
+    pairs = truth.ravel().astype(np.int64) * classes + predicted.ravel().astype(np.int64, copy=False)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64, copy=False)
 
 

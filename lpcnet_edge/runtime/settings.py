@@ -37,8 +37,8 @@ class LiveSettings:
         A backend that failed is opened again after the first pause; it doubles, up to the largest.
     hang_s
         A backend that works on a slot for so long counts as failed. Where it has a process of its own, that process is
-        killed when it does not answer for so long and half a second for each tile, in bulk too; on a GPU the making of
-        its slots has ten minutes more.
+        killed when it does not answer for so long and half a second for each tile, in bulk too; its opening, and on a
+        GPU the making of its slots, have ten minutes more.
     """
 
     deadline_ms: float | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ import pytest
 from contract import check_picked, filled, some_tiles
 from local_bundle import heat_of, write_local
 
+from lpcnet_edge.backends import isolated
 from lpcnet_edge.backends.base import Backend, HostBackend, Slot, slot_in
 from lpcnet_edge.backends.choice import open_backend, tuning_cache
 from lpcnet_edge.backends.isolated import IsolatedBackend
@@ -149,6 +152,45 @@ def test_making_a_slot_may_take_long(null: IsolatedBackend) -> None:
     going_on.join()
     null.submit(slot, 1)
     assert null.collect(slot)
+
+
+def test_one_that_hangs_while_it_opens_is_killed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a driver may that is being updated. Without an end of it no run would ever try another."""
+    start, pids = isolated._start, list[int]()
+
+    def stopped(connection: socket.socket) -> subprocess.Popen[bytes]:
+        process = start(connection)
+        os.kill(process.pid, signal.SIGSTOP)
+        pids.append(process.pid)
+        return process
+
+    monkeypatch.setattr(isolated, "_start", stopped)
+    monkeypatch.setattr(isolated, "MAKE_S", 0.1)
+    with pytest.raises(BackendFailed, match=r"has not answered for \d\.\d s and was killed"):
+        IsolatedBackend(bundle, "null", hang_s=0.1)
+    assert not is_there(pids[0])
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_too_many_open_files_are_an_error_and_cost_no_slot(null: IsolatedBackend, left: int) -> None:
+    """With no number left the kernel drops the memory's file; with one left it cannot be mapped."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(left):
+            os.close(taken.pop())
+        with pytest.raises(BackendFailed, match=r"memory of a slot cannot be shared: Too many open files .*ulimit -n"):
+            null.make_slot(1)
+    finally:
+        for file in taken:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    null.make_slot(1)
+    wait_for(lambda: slots_in(null.pid) == 1)
 
 
 def test_waiting_long_before_asking_is_no_hang(null: IsolatedBackend) -> None:

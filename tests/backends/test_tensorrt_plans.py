@@ -13,14 +13,15 @@ from plain_device import PlainDevice
 from played_plans import flip, plan_of, plans_of, with_plans
 from runtime_double import World, played
 
-from lpcnet_edge.backends.cuda_driver import cuda_driver
+from lpcnet_edge.backends import tensorrt_open
+from lpcnet_edge.backends.cuda_driver import Cuda, CudaDevice, cuda_driver
 from lpcnet_edge.backends.tensorrt import load_library
 from lpcnet_edge.backends.tensorrt_build import build_plan
-from lpcnet_edge.backends.tensorrt_open import open_tensorrt
+from lpcnet_edge.backends.tensorrt_open import is_ready, open_tensorrt
 from lpcnet_edge.backends.tensorrt_plans import find_plans
 from lpcnet_edge.backends.tensorrt_runtime import TensorRtStage
 from lpcnet_edge.build.station import plans_for_station
-from lpcnet_edge.bundle.cache import VARIABLE
+from lpcnet_edge.bundle.cache import VARIABLE, cache_root
 from lpcnet_edge.bundle.machine_plans import put_plans
 from lpcnet_edge.bundle.plans import plan_files
 from lpcnet_edge.bundle.read import Bundle, open_bundle
@@ -57,6 +58,22 @@ def no_deserialising(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patched:
         patched.setattr(tensorrt_rtx, "Runtime", made)
         yield
+
+
+@needs_rtx
+def test_auto_says_why_it_leaves_out_plans_that_are_there(
+    bare: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = Cuda("580", "13.0", (CudaDevice("Card", "8.9"),), None)
+    monkeypatch.setattr(tensorrt_open, "cuda_driver", lambda _: here)
+    assert not is_ready(bare, "tensorrt_rtx")
+    assert caplog.text == "", "no plans are nothing to be told"
+    put_plans(bare, plans_of(bare, "tensorrt-rtx", RTX, "sm89"))
+    assert is_ready(bare, "tensorrt_rtx")
+    next(cache_root().glob("*/*/localization-*.plan")).unlink()
+    assert not is_ready(bare, "tensorrt_rtx")
+    assert "tensorrt-rtx is left out: " in caplog.text
+    assert "rm -r " in caplog.text
 
 
 # Refusals, with the real library: nothing is deserialised.

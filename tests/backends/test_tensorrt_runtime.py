@@ -16,6 +16,7 @@ from played_plans import flip, plan_of, plans_of
 from runtime_double import CLASSES, World, played
 
 from lpcnet_edge.backends import tensorrt_open
+from lpcnet_edge.backends.cuda.errors import cuda_error
 from lpcnet_edge.backends.cuda_driver import cuda_driver
 from lpcnet_edge.backends.tensorrt_open import open_tensorrt
 from lpcnet_edge.backends.tensorrt_recorder import Recorded, make_recorder, runtime_error
@@ -35,7 +36,7 @@ from lpcnet_edge.errors import (
 
 RTX, TRT = "1.7.1.116", "10.3.0"
 STAGES = ("localization", "confidence")
-LOST = (214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999)
+LOST = (214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999)
 """cudaError_t after which a process cannot go on with its GPU."""
 
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
@@ -316,6 +317,14 @@ def test_a_plan_that_no_graph_can_capture_is_told(
 
 
 @pytest.mark.parametrize("code", LOST)
+def test_a_lost_gpu_is_known_by_cudas_number(code: int) -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    error = runtime_error(played("tensorrt", TRT, World()), [f"y (cudaError {code}: it)"], "HERE", mend="MEND")
+    assert type(error) is DeviceLost
+    assert type(cuda_error(driver.CUresult(code).name, "it", "cuGraphLaunch")) is DeviceLost, "the driver's name of it"
+
+
+@pytest.mark.parametrize("code", LOST)
 def test_a_lost_gpu_is_known_by_cudas_words_too(code: int) -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     _, words = runtime.cudaGetErrorString(runtime.cudaError_t(code))
@@ -378,6 +387,11 @@ def test_the_played_runtime_wants_a_warm_up_before_a_capture(
             ["x (cudaError 100: no CUDA-capable device)"],
             MissingDevice,
             r"no NVIDIA GPU HERE \(CUDA error 100",
+        ),
+        (
+            ["x (cudaError 35: CUDA driver version is insufficient for CUDA runtime version)"],
+            MissingDevice,
+            r"\(CUDA error 35\) .mend: .*; for a driver of CUDA 12 there is tensorrt-cu12",
         ),
         (["x", "y (cudaError 719: unspecified launch failure)"], DeviceLost, "CUDA error 719, unspecified launch"),
         # As TensorRT 10 writes it.

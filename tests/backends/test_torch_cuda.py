@@ -80,6 +80,11 @@ def test_pools_outlive_a_lost_device(destroyed: list[str], monkeypatch: pytest.M
         ("HARDWARE_STACK_ERROR", "hardware stack error"),
         ("ECC_UNCORRECTABLE", "uncorrectable ECC error encountered"),
         ("CONTEXT_IS_DESTROYED", "context is destroyed"),
+        ("CONTAINED", "Invalid access of peer GPU memory over nvlink or a hardware error"),
+        ("TENSOR_MEMORY_LEAK", "tensor memory not completely freed"),
+        ("MPS_CLIENT_TERMINATED", "the MPS client has been terminated by the server"),
+        ("EXTERNAL_DEVICE", "an async error has occured in external entity outside of CUDA"),
+        ("UNKNOWN", "unknown error"),
         ("INVALID_VALUE", "invalid argument"),
     ],
 )

@@ -138,6 +138,30 @@ def test_constants_whose_names_differ_in_a_dot_alone() -> None:
     assert float(graph(x=torch.zeros(1, 2, SIDE, SIDE))["y"].max()) == 11
 
 
+def test_an_output_that_is_dequantised() -> None:
+    """What was quantised is read by its dequantised name, here as an output and by a node behind it."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], name="d"),
+        helper.make_node("Relu", ["y"], ["after"], name="n"),
+    ]
+    graph = TorchGraph(model_of(nodes, s=np.float32(0.5), z=np.int8(0)))
+    assert float(graph(x=torch.full((1, 2, SIDE, SIDE), 0.6))["y"].max()) == 0.5
+
+
+def test_a_concatenation_of_many() -> None:
+    graph = TorchGraph(model_of([helper.make_node("Concat", ["x"] * 9, ["y"], name="n", axis=1)]))
+    assert graph(x=torch.zeros(1, 2, SIDE, SIDE))["y"].shape[1] == 18
+
+
+def test_the_last_part_of_a_split_is_the_smaller_one() -> None:
+    """As ONNX defines it, where torch would make the parts as equal as can be."""
+    split = helper.make_node("Split", ["seven"], ["a", "b", "y"], name="n", axis=1, num_outputs=3)
+    graph = TorchGraph(model_of([helper.make_node("Concat", ["x", "x", "x", "k"], ["seven"], axis=1), split],
+                                k=np.ones((1, 1, SIDE, SIDE), np.float32)))  # fmt: skip
+    assert graph(x=torch.zeros(1, 2, SIDE, SIDE))["y"].shape[1] == 1
+
+
 @pytest.mark.parametrize(
     ("nodes", "constants", "why"),
     [
@@ -175,6 +199,9 @@ def test_constants_whose_names_differ_in_a_dot_alone() -> None:
             {"a": np.array([0]), "b": np.array([9]), "c": np.array([2]), "d": np.array([2])},
             "steps other than 1",
         ),
+        ([helper.make_node("Gather", ["x", "i"], ["y"], name="n", axis=1)], {"i": np.array(1)}, "a list of indices"),
+        ([helper.make_node("Unsqueeze", ["x", "a"], ["y"], name="n")], {"a": np.array([0, 1])}, "one axis is expected"),
+        ([helper.make_node("Squeeze", ["x", "a"], ["y"], name="n")], {"a": np.array([0, 1])}, "one axis is expected"),
     ],
 )
 def test_a_form_that_no_graph_of_ours_has_is_refused(nodes: list[Any], constants: dict[str, Any], why: str) -> None:

@@ -91,7 +91,12 @@ def test_a_machine_without_a_gpu_runs_on_its_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("capability", "engines"),
-    [((8, 9), ("tensorrt", "tensorrt_rtx")), ((7, 0), ("tensorrt",)), ((12, 0), ("tensorrt", "tensorrt_rtx"))],
+    [
+        ((8, 9), ("tensorrt", "tensorrt_rtx")),
+        ((7, 0), ("tensorrt",)),
+        ((9, 0), ("tensorrt",)),
+        ((12, 0), ("tensorrt", "tensorrt_rtx")),
+    ],
 )
 def test_a_machine_with_a_gpu(capability: tuple[int, int], engines: tuple[str, ...], tmp_path: Path) -> None:
     driver = Driver(devices=[("NVIDIA L4", *capability)], version=12080)
@@ -145,7 +150,8 @@ def test_a_jetson_is_told_what_jetsons_need(tmp_path: Path) -> None:
     assert report.jetson is not None
     assert (report.jetson.jetpack, report.jetson.power_mode) == ("6.2", "15W")
     assert "nvidia-jetpack" in mends(report)["tensorrt"]
-    assert mends(report)["power_mode"].startswith("sudo nvpmodel -m 0")
+    assert "-m 0" not in mends(report)["power_mode"], "which is the mode that this one is in"
+    assert "/etc/nvpmodel.conf" in mends(report)["power_mode"]
     fast = look(tmp_path, answers={"nvpmodel": "NV Power Mode: MAXN_SUPER\n2"})
     assert "power_mode" not in mends(fast)
 

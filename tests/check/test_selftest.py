@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 from spoiled import rewritten, wrong_weights
 
+from lpcnet_edge.backends.base import Backend, Slot
+from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.build.golden import GOLDEN_FILE
 from lpcnet_edge.bundle.read import Bundle
+from lpcnet_edge.check import selftest
 from lpcnet_edge.check.selftest import TOLERANCES, read_golden, run_selftest
 from lpcnet_edge.cli import main
 from lpcnet_edge.errors import BadBundle, UsageError
@@ -47,6 +50,41 @@ def test_a_sound_bundle_passes_on_every_backend(good: Bundle, capsys: pytest.Cap
         assert value <= found["tolerance"][key]
     if backend == "canonical":
         assert found["largest"]["classes"] == 0
+
+
+class WrongTogether:
+    """A GPU's backend whose kernels for more than one tile at once compute something else."""
+
+    name, about = "torch-cuda", "torch-cuda on a card"
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def submit(self, slot: Slot, count: int) -> None:
+        self._count = count
+        self._inner.submit(slot, count)
+
+    def collect(self, slot: Slot, timeout_s: float | None = None) -> bool:
+        done = self._inner.collect(slot, timeout_s)
+        slot.score[:] += 0.5 * (self._count > 1)
+        return done
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_gpus_plans_are_tested_with_more_than_one_tile_at_once(
+    good: Bundle, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    opened = open_backend(good, "onnxruntime")
+    gpu = WrongTogether(opened)
+    if not wrong:
+        monkeypatch.setattr(WrongTogether, "collect", lambda self, *args: self._inner.collect(*args))
+    monkeypatch.setattr(selftest, "check_backend", lambda *_, **__: gpu)
+    found = run_selftest(good, "torch-cuda")
+    assert found.backend == "torch-cuda on a card, 6 tiles at once"
+    assert {drift.output for drift in found.drifts} == ({"score"} if wrong else set())
 
 
 def test_a_drifted_bundle_fails_and_says_where(

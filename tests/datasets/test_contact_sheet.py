@@ -45,3 +45,5 @@ def test_the_help_warns_of_real_data(capsys: pytest.CaptureFixture[str]) -> None
 def test_an_error_is_one_line_with_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nothing"), str(tmp_path / "sheet.png")]) == 3
     assert "does not exist" in capsys.readouterr().err
+    assert main(["carbon-fabric:count=1", str(tmp_path / "sheet.png"), "--per-class", "0"]) == 2
+    assert "0 samples of each class" in capsys.readouterr().err

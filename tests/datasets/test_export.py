@@ -103,7 +103,7 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "images").iterdir())) == 3
 
 
-def test_refuses_a_place_that_is_taken(tmp_path: Path) -> None:
+def test_refuses_a_place_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
     write_folder(fabric(1), tmp_path / "out")  # empty is fine
     with pytest.raises(UsageError, match="holds something already"):
@@ -113,3 +113,7 @@ def test_refuses_a_place_that_is_taken(tmp_path: Path) -> None:
         write_folder(fabric(1), tmp_path / "file")
     with pytest.raises(BadInput, match="Not a directory"):
         write_folder(fabric(1), tmp_path / "file" / "out")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UsageError, match="no name of its own"):
+        write_folder(fabric(1), Path())

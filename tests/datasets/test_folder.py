@@ -75,7 +75,7 @@ def test_parts_come_from_a_pattern(tmp_path: Path) -> None:
 
 
 def test_parts_come_from_a_table(root: Path) -> None:
-    rows = ["image,part,fold,line", "b1.png,p2,2,", "a1.png,p1,1,left", "a2.png,p1,1,left"]
+    rows = ["image, part, fold,line", "b1.png,p2,2,", "a1.png,p1,1,left", "a2.png,p1,1,left"]
     (root / "parts.csv").write_text("\ufeff" + "\r\n".join(rows), encoding="utf-8")
     dataset = Folder(root)
     assert [e.part for e in dataset.entries] == ["p1", "p1", "p2"]
@@ -120,6 +120,7 @@ def test_broken_settings_are_named(root: Path, text: str, says: str) -> None:
     ("text", "says"),
     [
         ("image,prt\na1.png,p\n", "line 1: no column part"),
+        ("image,part,part\na1.png,p,q\n", "line 1: two columns are called part"),
         ("image,part\na1.png,p\n", "2 images have no row, such as a2.png"),
         ("image,part\na1.png,p\na1.png,q\n", "line 3: a1.png is listed twice"),
         ("image,part\n../../x.png,p\n", "line 2: there is no image"),

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from dataset_files import blot, surface, write_folder, write_image, write_magnetic_tile
 
-from lpcnet_edge.datasets import Finding, Folder, MagneticTile, describe, inspect_dataset, open_dataset
+from lpcnet_edge.datasets import (
+    Finding,
+    Folder,
+    MagneticTile,
+    describe,
+    inspect,
+    inspect_dataset,
+    open_dataset,
+)
+from lpcnet_edge.types import Entry
 
 NAMES = ("a1", "a2", "b1", "b2")
 
@@ -101,6 +111,40 @@ def test_brighter_photographs_of_one_surface_look_alike(root: Path) -> None:
     assert finding.names == ("images/a1.png", "images/b1.png")
     assert "parts a, b look like one" in finding.message
     assert not found(table(root, "a,1 a,1 b,1 b,1"))
+
+
+@pytest.mark.parametrize("block", [512, 3])
+def test_only_those_alike_across_parts_and_folds_are_named(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect, "_BLOCK", block)
+    rows = [  # surface, part, fold, pixels; the last stands alone: its likes are of its own fold
+        (0, "a", "1", "p"), (0, "b", "2", "q"), (0, "c", "2", "r"), (0, "d", "1", "s"),
+        (1, "e", "1", "t"), (1, "f", "2", "t"), (1, "g", "1", "u"), (1, "g", "2", "v"),
+        (2, "h", "1", "w"), (2, "i", "1", "x"),
+    ]  # fmt: skip
+    findings = inspect.compare([look(number, *row) for number, row in enumerate(rows)], "fold")
+    alike = [finding.names for finding in findings if finding.kind == "look_alike_across_splits"]
+    assert sorted(alike) == [("0", "1", "2", "3"), ("4", "5", "6", "7")]
+
+
+def test_many_that_are_alike_are_joined_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One product in one fixture: all pairs of thousands of images may look alike."""
+    calls = 0
+    join = inspect._join
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return join(*arguments)
+
+    monkeypatch.setattr(inspect, "_join", counted)
+    (finding,) = inspect.compare([look(n, 0, f"p{n}", str(n % 2), f"{n}") for n in range(40)], "fold")
+    assert len(finding.names) == 40
+    assert calls < 40
+
+
+def look(number: int, surface: int, part: str, fold: str, pixels: str) -> inspect.Look:
+    thumbnail = np.eye(3, 4096, dtype=np.float32)[surface]
+    return inspect.Look(Entry(str(number), part, 0, {"fold": fold}), (64, 64), pixels, thumbnail, (1,))
 
 
 def test_blank_images_are_not_look_alikes(root: Path) -> None:

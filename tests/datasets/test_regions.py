@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from dataset_files import blot
@@ -93,6 +95,19 @@ def test_a_square_covers_the_pixels_between_its_edges() -> None:
 def test_a_polygon_is_cut_at_the_image() -> None:
     assert draw_polygon(check_polygon([-5, -5, 50, -5, 50, 50, -5, 50]), 6, 8).all()
     assert not draw_polygon(check_polygon([-9, -9, -5, -9, -5, -5]), 6, 8).any()
+
+
+@pytest.mark.parametrize(("points", "rows", "columns"), [
+    ([[0, 20], [30, 20], [15, 20]], [19], range(30)),
+    ([[30, 5], [30, 8], [30, 8]], range(5, 9), [29]),
+    ([[30, 20], [30, 20], [30, 20]], [19], [29]),
+])  # fmt: skip
+def test_a_crack_along_the_far_border_does_not_vanish(
+    points: list[list[float]], rows: Sequence[int], columns: Sequence[int]
+) -> None:
+    expected = np.zeros((20, 30), bool)
+    expected[np.ix_(list(rows), list(columns))] = True
+    assert np.array_equal(draw_polygon(np.array(points, np.float64), 20, 30), expected)
 
 
 def test_a_polygon_along_a_crack_does_not_vanish() -> None:

@@ -74,6 +74,8 @@ def test_features_are_set_before_streaming_and_a_wrong_one_is_named(camera: Came
         (item,) = take(iter(source), 1)
         assert isinstance(item, Frame)
         assert item.size_px == (256, 128)
+    with open_camera(camera, camera={"features": {"AcquisitionFrameRate": 20}}) as source:  # a float, written whole
+        take(iter(source), 1)
     for wrong in (
         {"features": {"Widht": 256}},
         {"pixel_format": "Mono11"},

@@ -186,6 +186,10 @@ def test_correction_files_that_cannot_serve(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones((4, 4, 3)))
     np.save(tmp_path / "b.npy", np.full((4, 4), np.nan))
     np.save(tmp_path / "c.npy", np.array([{}]), allow_pickle=True)
+    (tmp_path / "f.npy").touch()
+    np.savez(tmp_path / "g.npz", np.ones((4, 4)))
+    (tmp_path / "g.npz").rename(tmp_path / "g.npy")
+    np.save(tmp_path / "h.npy", np.array([["1", "2"]]))
     (tmp_path / "d.png").write_text("no image")
     for name, words in (
         ("a.npy", "no image of 1 channels"),
@@ -193,6 +197,9 @@ def test_correction_files_that_cannot_serve(tmp_path: Path) -> None:
         ("c.npy", "pickle"),
         ("d.png", "no image of 1"),
         ("e.npy", "No such file"),
+        ("f.npy", "No data left"),
+        ("g.npy", "no array of numbers"),
+        ("h.npy", "no array of numbers"),
     ):
         settings = SourceSettings(correction=CorrectionSettings(flat=tmp_path / name))
         with pytest.raises(BadConfig, match=words):

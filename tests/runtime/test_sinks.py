@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     JsonlSink(path).close()
     assert path.read_bytes() == b""
     assert frames_written(tmp_path / "absent.jsonl") == set()
+    with pytest.raises(SinkFailed, match="cannot be read"):
+        frames_written(tmp_path)
     path.write_text('{"verdict": "pass"}\n')
     with pytest.raises(SinkFailed, match="line 1"):
         frames_written(path)
@@ -190,14 +193,22 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("a,b\n1,2\n")
     with pytest.raises(SinkFailed, match="other columns"):
         CsvSink(tmp_path / "v.csv")
+    (tmp_path / "v.json").write_text(json.dumps({"a": 1}, indent=2) + "\n")
+    with pytest.raises(SinkFailed, match="something else"):
+        JsonlSink(tmp_path / "v.json")
+    assert json.loads((tmp_path / "v.json").read_text()) == {"a": 1}
     (tmp_path / "v.db").write_bytes(b"this is no database, whatever its name says" * 30)
     with pytest.raises(SinkFailed, match="no database"):
         SqliteSink(tmp_path / "v.db")
-    other = sqlite3.connect(tmp_path / "o.db")
-    other.execute("CREATE TABLE a (b)")
-    other.close()
-    with pytest.raises(SinkFailed, match="schema 0"):
-        SqliteSink(tmp_path / "o.db")
+    for version, words in ((0, "schema 0"), (1, "another program's")):
+        path = tmp_path / f"{version}.db"
+        other = sqlite3.connect(path)
+        other.executescript(f"CREATE TABLE a (b); PRAGMA user_version={version};")
+        other.close()
+        before = path.read_bytes()
+        with pytest.raises(SinkFailed, match=words):
+            SqliteSink(path)
+        assert path.read_bytes() == before
     (tmp_path / "file").touch()
     for make in (
         lambda: JsonlSink(tmp_path / "file/v.jsonl"),
@@ -393,6 +404,37 @@ def test_a_sink_that_hangs_holds_the_line_up_only_so_long() -> None:
     sink.gate.set()
 
 
+def test_a_sink_that_is_slow_at_the_end_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    go, went = threading.Semaphore(0), threading.Semaphore(0)
+
+    class Slow(Held):
+        def flush(self) -> None:
+            while self.held:
+                go.acquire()
+                self.done.append(self.held.pop(0))
+                went.release()
+
+    sink = Slow()
+    runner = SinkRunner(sink, DeliverySettings(flush_s=60))
+    for number in range(3):
+        runner.write(*record(number))
+    while sink.pending < 3:
+        time.sleep(0.001)
+    really = runner._thread.join
+
+    def one_more(_: float) -> None:
+        """One record is written while closing waits; the last time, the thread ends."""
+        if not sink.held:
+            return really()
+        go.release()
+        went.acquire()
+
+    monkeypatch.setattr(runner._thread, "join", one_more)
+    runner.close()
+    assert sink.done == names(3)
+    assert runner.counters()["written"] == 3
+
+
 def test_a_callback_that_raises_loses_its_own_record_and_no_other() -> None:
     seen: list[str] = []
 
@@ -446,6 +488,19 @@ def test_an_error_of_the_run_is_not_hidden_by_a_sink(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         run()
+
+
+def test_a_sink_that_does_not_close_keeps_no_other_from_it() -> None:
+    class Stuck(Held):
+        def close(self) -> None:
+            raise OSError(122, "Disk quota exceeded")
+
+    stuck, other = Stuck(), Held()
+    sinks = Sinks([stuck, other], DeliverySettings(flush_s=60))
+    sinks.write(*record(0))
+    sinks.close()
+    assert stuck.done == other.done == names(1)
+    assert other.closed == 1
 
 
 def test_writing_to_a_closed_sink_is_a_fault_of_the_caller() -> None:

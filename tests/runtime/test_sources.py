@@ -19,7 +19,7 @@ from PIL import Image as PilImage
 
 from lpcnet_edge.config import from_mapping
 from lpcnet_edge.errors import BadConfig, BadInput, LpcnetError, MissingDevice, UsageError
-from lpcnet_edge.runtime.sources import BadFrame, Frame, Item, SourceSettings, open_source
+from lpcnet_edge.runtime.sources import BadFrame, Frame, Item, SourceSettings, images, open_source
 from lpcnet_edge.runtime.sources.base import LiveSource, Raw, now_ns
 from lpcnet_edge.runtime.sources.images import list_images, natural_key
 
@@ -135,6 +135,14 @@ def test_significant_bits_of_deep_files(tmp_path: Path) -> None:
     assert (pixels(second) == 77).all(), "8-bit files are as they are"
 
 
+def test_samples_that_are_no_grey_levels_are_refused(tmp_path: Path) -> None:
+    """They used to be cut to their low 8 bits, and inspected."""
+    cv2.imwrite(str(tmp_path / "a.tif"), np.linspace(0, 1000, 64, dtype=np.float32).reshape(8, 8))
+    (found,) = read(tmp_path, bits=12)
+    assert isinstance(found, BadFrame)
+    assert "float32, not of 8 or 16 bits" in found.reason
+
+
 def test_bad_files_are_bad_frames_between_good_ones(tmp_path: Path) -> None:
     good = picture(1, 100, 120)
     for suffix in ("png", "jpg", "bmp", "tif", "webp"):
@@ -204,11 +212,19 @@ def test_globs_and_single_files(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), picture(1))
     assert [item.name for item in read(f"{tmp_path}/a/*.png")] == ["1.png", "2.png", "10.png"]
-    assert [item.name for item in read(f"{tmp_path}/**/1*.png")] == ["a/1.png", "a/10.png", "b/1.png"]
+    for pattern in ("**", "**/**"):
+        assert [item.name for item in read(f"{tmp_path}/{pattern}/1*.png")] == ["a/1.png", "a/10.png", "b/1.png"]
     assert [item.name for item in read(str(tmp_path / "a/2.png"))] == ["2.png"]
     odd = tmp_path / "lot[1]"
     (tmp_path / "b").rename(odd)
     assert [item.name for item in read(str(odd))] == ["1.png"], "a path that exists is no glob"
+    shots = tmp_path / "clip.mp4"
+    (tmp_path / "a").rename(shots)
+    assert len(read(str(shots))) == len(read(shots)) == 3, "a folder is no video, whatever its name"
+    with pytest.raises(BadInput, match="no file matches") as caught:
+        read(f"{odd}/*.png")
+    assert "[[]" in str(caught.value.mend)
+    assert [item.name for item in read(str(odd).replace("[", "[[]") + "/*.png")] == ["lot[1]/1.png"]
 
 
 def test_what_a_resumed_run_has_done_is_skipped_and_numbers_stay(tmp_path: Path) -> None:
@@ -216,6 +232,25 @@ def test_what_a_resumed_run_has_done_is_skipped_and_numbers_stay(tmp_path: Path)
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number))
     items = read(tmp_path, skip={"0.png", "3.png", "4.png"})
     assert [(item.name, item.sequence) for item in items] == [("1.png", 1), ("2.png", 2), ("5.png", 5)]
+
+
+def test_what_a_stopped_source_has_not_taken_is_not_counted_as_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number))
+    source = open_source(tmp_path, SourceSettings(decode_threads=1), channels=1, skip={"0.png"})
+    decode = images.ImageSource._decode
+
+    def last(self: images.ImageSource, name: str, shown: str) -> Any:
+        if name == "2.png":
+            self.stop()  # while this one and the next wait to be decoded
+        return decode(self, name, shown)
+
+    monkeypatch.setattr(images.ImageSource, "_decode", last)
+    with source:
+        assert len(list(source)) <= 1
+    assert source.counters()["skipped"] == 1
 
 
 def test_parts_by_pattern_and_by_function(tmp_path: Path) -> None:
@@ -226,6 +261,15 @@ def test_parts_by_pattern_and_by_function(tmp_path: Path) -> None:
     assert "finds no part in odd.png" in reason(odd)
     with open_source(tmp_path, channels=1, part_id=lambda name, sequence: f"plc-{sequence}") as source:
         assert [item.part_id for item in source] == ["plc-0", "plc-1", "plc-2"]
+
+
+def test_a_part_that_was_not_read_is_none_that_others_share() -> None:
+    given: Any = ["p1", "", None, 7, "p2"]
+    with open_source([picture(1)] * 5, channels=3, part_id=lambda _, sequence: given[sequence]) as source:
+        items = list(source)
+    assert [item.part_id for item in items] == ["p1", *(f"frames/00000{number}" for number in (1, 2, 3)), "p2"]
+    assert [isinstance(item, BadFrame) for item in items] == [False, True, True, True, False]
+    assert "its part is not known" in reason(items[2])
 
 
 def test_natural_order_does_not_confuse_digits_with_text() -> None:
@@ -257,6 +301,7 @@ def test_listing_asks_nothing_about_single_files(tmp_path: Path, monkeypatch: py
         ("stdin:640", UsageError, "stdin:WxH"),
         ("stdin:640x480x2", UsageError, "stdin:WxH"),
         ("v4l2:/dev/video97", MissingDevice, "there is no /dev/video97"),
+        ("v4l2:0", UsageError, "names no device"),
         ("rtsp://127.0.0.1:9/none", MissingDevice, "does not answer"),
         ("nowhere.mp4", BadInput, "no file that can be read"),
     ],
@@ -283,9 +328,17 @@ def test_files_that_are_no_source(tmp_path: Path) -> None:
         open_source([picture(1)], channels=1, skip={"a"})
 
 
-def test_a_password_stays_out_of_names_and_errors() -> None:
+def test_a_camera_by_its_path_alone_says_how_to_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "lexists", lambda _: True)  # not every machine has a camera
+    with pytest.raises(UsageError, match="is a camera, no file") as caught:
+        open_source("/dev/video0", channels=1)
+    assert caught.value.mend == "write v4l2:/dev/video0"
+
+
+@pytest.mark.parametrize("password", ["secret", "p@secret", "secret@"])
+def test_a_password_stays_out_of_names_and_errors(password: str) -> None:
     with pytest.raises(MissingDevice) as caught:
-        open_source("rtsp://user:secret@127.0.0.1:9/none", channels=1)
+        open_source(f"rtsp://user:{password}@127.0.0.1:9/none", channels=1)
     assert "secret" not in str(caught.value)
 
 

@@ -188,8 +188,8 @@ class CudaBackend:
         own: _Own = slot.own
         if not own.at_work:
             return True
-        self._enter()
         try:
+            self._enter()
             if not wait_for(own.done, timeout_s):
                 return False
         except Exception as exc:

@@ -57,7 +57,7 @@ class JsonlSink(_LineSink):
     """One JSON object a line, added to the file (docs/sources.md lists the keys); flushed lines are on the disk."""
 
     kind = "jsonl"
-    begins = b"{"
+    begins = b'{"'  # and not b"{", with which an indented JSON file begins, too
 
     def write_lines(self, lines: Sequence[str]) -> None:
         """Take lines that another sink surrendered."""
@@ -70,7 +70,7 @@ class JsonlSink(_LineSink):
 def frames_written(path: Path) -> set[str]:
     """Names of the frames that a JSONL file holds, for :func:`open_source`'s ``skip``; a torn last line does not count.
 
-    Empty where there is no file. Raises ``SinkFailed`` for a line that is no verdict line.
+    Empty where there is no file. Raises ``SinkFailed`` for a line that is no verdict line, and where it cannot be read.
     """
     names: set[str] = set()
     try:
@@ -80,6 +80,9 @@ def frames_written(path: Path) -> set[str]:
                     names.add(_frame_name(line, f"{path} line {number}"))
     except FileNotFoundError:
         pass
+    except OSError as exc:
+        problem = f"{path} cannot be read: {exc.strerror or exc}"
+        raise SinkFailed(problem, mend="check the path and its permissions") from exc
     return names
 
 

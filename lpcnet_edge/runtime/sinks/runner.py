@@ -18,6 +18,9 @@ from lpcnet_edge.types import ClassMap, Verdict
 
 log = logging.getLogger(__name__)
 
+_HANG_S = 2.0
+"""Beyond ``close_s``: a sink that gets nothing done for so long, when it is closed, hangs."""
+
 _Record: TypeAlias = tuple[Item, Verdict, ClassMap | None]
 
 _QUEUE_BYTES = 256 << 20
@@ -122,17 +125,21 @@ class SinkRunner:
             self._end_s = time.monotonic() + self.settings.close_s
             self._retry_at_s = 0.0
             self._changed.notify_all()
-        before: Mapping[str, int] = {}
-        while self._thread.is_alive() and before != self.counters():
-            before = self.counters()
-            self._thread.join(self.settings.close_s + 2)
+        before: object = None
+        # A slow flush of pictures is no hang: each that is written leaves the sink.
+        while self._thread.is_alive() and before != (now := (self.counters(), self.sink.pending)):
+            before = now
+            self._thread.join(self.settings.close_s + _HANG_S)
         if self._thread.is_alive():  # hung inside the sink, which is left to it
             with self._changed:
                 self._dead = True
                 self._last_failure = f"it hangs over {self._in_hand or 'a flush'}"
                 self._lose_all()
         else:
-            self.sink.close()
+            try:
+                self.sink.close()
+            except Exception:  # what was flushed is written, and the other sinks must be closed, too
+                log.exception("closing sink %s", self.sink.name)
         self._complain()
 
     def _run(self) -> None:

@@ -75,19 +75,23 @@ class SqliteSink(Sink):
 
     def _prepare(self, path: Path) -> None:
         run = self._connection.execute
-        (mode,) = run("PRAGMA journal_mode=WAL").fetchone()
-        if mode != "wal":
-            raise SinkFailed(f"{path}: SQLite keeps no write-ahead log there", mend="name a file on a local disk")
-        run("PRAGMA synchronous=FULL")
+        # What it holds comes first: the log's mode would stay in another program's database.
         (version,) = run("PRAGMA user_version").fetchone()
-        (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
-        if version == 0 and not tables:
-            self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+        tables = {name for (name,) in run("SELECT name FROM sqlite_schema")}
+        empty = version == 0 and not tables
+        if not empty and version != SCHEMA_VERSION:
             raise SinkFailed(
                 f"{path} is a database of schema {version}, this version writes {SCHEMA_VERSION}",
                 mend="name another file, or move it away",
             )
+        if not empty and not {"verdicts", "defects"} <= tables:
+            raise SinkFailed(f"{path} is another program's database", mend="name another file, or move it away")
+        (mode,) = run("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise SinkFailed(f"{path}: SQLite keeps no write-ahead log there", mend="name a file on a local disk")
+        run("PRAGMA synchronous=FULL")
+        if empty:
+            self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     @property
     def pending(self) -> int:

@@ -75,7 +75,7 @@ def open_source(
     else:
         text = os.fspath(spec)
         scheme = "" if isinstance(spec, Path) or os.path.exists(text) else _scheme(text)
-        if scheme == "" and not text.lower().endswith(VIDEO_SUFFIXES):
+        if scheme == "" and (os.path.isdir(text) or not text.lower().endswith(VIDEO_SUFFIXES)):
             return _open_files(text, channels, chosen, part_id, skip, is_path=isinstance(spec, Path))
         source = _open_other(scheme, text, channels, chosen, part_id)
     if skip:
@@ -107,6 +107,8 @@ def _open_files(
         if not is_path and re.search(r"[*?\[]", text):
             return from_glob(text, channels, settings, part_id, skip)
         raise BadInput(f"there is no {text}", mend=f"give {_KINDS}")
+    if text.startswith("/dev/video"):
+        raise UsageError(f"{text} is a camera, no file", mend=f"write v4l2:{text}")
     if not os.path.isdir(text) and not text.lower().endswith(IMAGE_SUFFIXES):
         known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         raise UsageError(f"{text} ends in no suffix of an image or a video", mend=f"rename it to one of {known}")
@@ -123,4 +125,7 @@ def _open_other(scheme: str, text: str, channels: int, settings: SourceSettings,
         from lpcnet_edge.runtime.sources.genicam import GenicamSource
 
         return GenicamSource(text.removeprefix("genicam:"), channels, settings, part_id)
-    return StreamSource(text.removeprefix("v4l2:"), channels, settings, part_id)
+    device = text.removeprefix("v4l2:")
+    if scheme == "v4l2" and not device.startswith("/dev/"):
+        raise UsageError(f"'{text}' names no device", mend="write v4l2:/dev/video0; v4l2-ctl --list-devices lists them")
+    return StreamSource(device, channels, settings, part_id)

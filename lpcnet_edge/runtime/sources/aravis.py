@@ -183,9 +183,14 @@ class Camera:
         return bool(self.call("is_feature_available", feature))
 
     def set_feature(self, feature: str, value: bool | int | float | str) -> None:
-        """Set a GenICam feature by the type of its value."""
+        """Set a GenICam feature by the type of its value; a whole number serves for a float feature, too."""
         kind = {bool: "boolean", int: "integer", float: "float", str: "string"}[type(value)]
-        self.call(f"set_{kind}", feature, value)
+        try:
+            self.call(f"set_{kind}", feature, value)
+        except MissingDevice:
+            if kind != "integer":
+                raise
+            self.call("set_float", feature, float(value))
 
     def start(self, buffers: int) -> None:
         """Make the stream with so many buffers, and start acquisition."""

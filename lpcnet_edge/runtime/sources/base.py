@@ -27,10 +27,11 @@ log = logging.getLogger(__name__)
 
 PartNamer: TypeAlias = Callable[[str, int], str]
 """(frame's name, sequence) -> part id, called once per item in order: a PLC's, a barcode's, a trigger counter's.
-Where it raises, the frame is a bad frame, whose part has the frame's name."""
+Where it raises, or gives no text or an empty one, the frame is a bad frame, whose part has the frame's name."""
 
 Raw: TypeAlias = tuple[str, Image | str | None, int]
-"""A frame's own name (empty: numbered), its pixels, why there are none, or None to leave it out; ``taken_ns``."""
+"""A frame's own name (empty: numbered), its pixels, why there are none, or None to leave it out; ``taken_ns``. What is
+left out under its name was skipped, without one never taken."""
 
 
 class Source(ABC):
@@ -98,7 +99,8 @@ class Source(ABC):
             if self._closed.is_set():
                 return
             if what is None:
-                self._counts["skipped"] += 1
+                if own:
+                    self._counts["skipped"] += 1
                 continue
             yield self._item(own or f"{self.name}/{sequence:06d}", what, taken_ns, sequence)
 
@@ -106,7 +108,10 @@ class Source(ABC):
         part = name
         if self._part_id is not None:
             try:
-                part = self._part_id(name, sequence)
+                given = self._part_id(name, sequence)
+                if not isinstance(given, str) or not given:  # no read: such frames are not one part
+                    raise ValueError(f"{given!r} is no name of one")
+                part = given
             except Exception as exc:  # a PLC that does not answer costs this frame, not the camera
                 if not isinstance(what, str):
                     what = f"its part is not known: {type(exc).__name__}: {exc}"

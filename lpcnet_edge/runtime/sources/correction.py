@@ -112,8 +112,10 @@ def _read(path: Path | None, channels: int) -> FloatImage | None:
         else:
             flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
             image = cv2.imdecode(np.fromfile(path, np.uint8), flag | cv2.IMREAD_ANYDEPTH)
-    except (OSError, ValueError, cv2.error) as exc:
+    except (OSError, ValueError, EOFError, cv2.error) as exc:
         raise BadConfig(f"{path}: {exc}", mend="name an image file or a .npy array") from exc
+    if image is not None and (not isinstance(image, np.ndarray) or image.dtype.kind not in "uif"):
+        raise BadConfig(f"{path} is no array of numbers", mend="write it with numpy.save, of what average_frames gives")
     shape = (2, None) if channels == 1 else (3, 3)
     if image is None or (image.ndim, None if image.ndim == 2 else image.shape[2]) != shape:
         raise BadConfig(f"{path} is no image of {channels} channels", mend="take it with the channels of the network")

@@ -118,7 +118,7 @@ class ImageSource(Source):
 
     def _decode(self, name: str, shown: str) -> Raw:
         if self._stopped.is_set():
-            return shown, None, 0
+            return "", None, 0
         taken_ns = now_ns()
         try:
             pixels = read_image(Path(self._folder, name), self.channels, bits=self.settings.bits)
@@ -149,8 +149,12 @@ def from_glob(
     Names are paths below the last folder before the first wildcard.
     """
     fixed = os.path.dirname(pattern[: re.search(r"[*?\[]", pattern).start()])  # type: ignore[union-attr]  # a glob
-    found = [path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path)]
+    # A set: where ** stands twice, a path is found on several ways.
+    found = {path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path)}
     if not found:
-        raise BadInput(f"no file matches {pattern}", mend="quote it, so that the shell does not expand it first")
+        raise BadInput(
+            f"no file matches {pattern}",
+            mend="quote it, so that the shell does not expand it first; for a [ in a name write [[]",
+        )
     names = sorted((os.path.relpath(path, fixed or ".") for path in found), key=natural_key)
     return ImageSource(fixed or ".", names, channels, settings, part_id, skip)

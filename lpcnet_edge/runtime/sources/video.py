@@ -70,7 +70,8 @@ class StreamSource(LiveSource):
         self._address = address
         self._device = address.startswith("/dev/")
         self._capture: cv2.VideoCapture | None = None
-        name = address if self._device else re.sub(r"//[^/@]*@", "//", address)  # a password is no name
+        # A password is no name; it may have an @ itself.
+        name = address if self._device else re.sub(r"//[^/]*@", "//", address)
         super().__init__(name, channels, settings, part_id)
 
     def _connect(self) -> None:

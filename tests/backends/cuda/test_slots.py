@@ -18,7 +18,7 @@ from lpcnet_edge.backends.cuda.device import Properties
 from lpcnet_edge.backends.cuda.memory import TileShape
 from lpcnet_edge.backends.cuda.settings import CudaSettings
 from lpcnet_edge.backends.cuda.slots import CudaBackend
-from lpcnet_edge.errors import UsageError
+from lpcnet_edge.errors import BackendFailed, UsageError
 from lpcnet_edge.runtime.session import Session
 from lpcnet_edge.runtime.settings import BulkSettings, RunSettings
 
@@ -303,6 +303,32 @@ def test_another_thread_makes_the_device_its_own() -> None:
     backend.submit(slot, 1)
     backend.collect(slot)
     assert sum(call == "make_current" for call, _ in device.journal) == 1
+    backend.close()
+
+
+def test_a_thread_that_cannot_make_the_device_its_own_leaves_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = RecordingDevice()
+    backend, raised = opened(device), list[BaseException]()
+    slot = backend.make_slot(1)
+    backend.submit(slot, 1)
+
+    def collect() -> None:
+        try:
+            backend.collect(slot)
+        except BackendFailed as exc:
+            raised.append(exc)
+
+    def refuse() -> None:
+        raise BackendFailed("cuCtxSetCurrent gave CUDA_ERROR_INVALID_CONTEXT")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "make_current", refuse)
+        thread = Thread(target=collect)
+        thread.start()
+        thread.join()
+    assert "failed in the localization stage" in str(raised[0])
+    backend.submit(slot, 1)  # after a failure a slot has none
+    assert backend.collect(slot)
     backend.close()
 
 
