@@ -45,7 +45,7 @@ class BackendSegmenter:
     """
 
     def __init__(self, backend: Backend, manifest: Manifest, *, tiles: int = 8) -> None:
-        self._backend, self._slot = backend, backend.make_slot(tiles)
+        self._backend, self._slot, self._tiles = backend, backend.make_slot(tiles), tiles  # a slot may hold more
         self.classes, self.channels, self.tile_px = manifest.classes, int(manifest.channels), manifest.tile_px
 
     def predict(self, tiles: NDArray[np.uint8]) -> Prediction:
@@ -56,7 +56,7 @@ class BackendSegmenter:
                 f"tiles are {tiles.dtype} of shape {tiles.shape}, this bundle takes uint8 of (N, {str(shape)[1:]}",
                 mend="resize them, and convert grey to colour or back",
             )
-        size = self._slot.capacity
+        size = self._tiles
         parts = [self._predict(tiles[start : start + size]) for start in range(0, len(tiles), size)]
         classes, confidence, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return Prediction(classes, confidence, np.zeros((len(tiles), 0, 0), np.float32), score)
