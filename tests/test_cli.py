@@ -275,6 +275,36 @@ def test_what_is_read_is_not_written(
     assert file.read_text() == "max_drop: 3\n"
 
 
+@pytest.mark.parametrize("verb", [["set"], ["rules", "B"]])
+@pytest.mark.parametrize(
+    ("data", "out"),
+    [
+        ("d/annotations/instances_default.json", "d/annotations/instances_default.json"),
+        ("d", "d/annotations/instances_default.json"),
+        ("d/annotations/instances_default.json", "d/annotations/parts.csv"),
+        ("d", "d/parts.csv"),
+        ("d", "d/classes.yaml"),
+    ],
+)
+def test_labels_are_not_replaced(
+    verb: list[str],
+    data: str,
+    out: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / out
+    file.parent.mkdir(parents=True)
+    file.write_text("labels")
+    (tmp_path / "d" / "annotations").mkdir(exist_ok=True)
+    (tmp_path / "d" / "annotations" / "instances_default.json").write_text("labels")
+    assert main(["calibrate", *verb, "--data", data, "--out", out]) == 2
+    assert f"{out} is read, and would be replaced" in capsys.readouterr().err
+    assert file.read_text() == "labels"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
 def test_a_name_that_standard_output_cannot_hold_is_told(encoding: str, tmp_path: Path) -> None:
     """A folder named in Latin-1 by another machine, or in Chinese where the terminal is in Latin-1."""

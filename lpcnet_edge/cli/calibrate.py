@@ -14,6 +14,7 @@ from lpcnet_edge.cli.options import (
     open_data,
     open_rules,
     refuse_in_bundles,
+    refuse_inputs,
     refuse_outputs,
 )
 from lpcnet_edge.errors import BadInput, UsageError
@@ -114,6 +115,7 @@ def run_set(args: argparse.Namespace) -> int:
     refuse_in_bundles(args.out)
     if args.out.is_dir():
         raise UsageError(f"{args.out} is a folder", mend="name a file in it")
+    refuse_inputs(args.out, Path(args.data), args.recipe)
     data = open_data(args)
     left_out: tuple[str, ...] = ()
     recipe = _open_recipe(args.recipe)
@@ -217,7 +219,7 @@ def run_rules(args: argparse.Namespace) -> int:
     from lpcnet_edge.runtime.rules_calibration import calibrate_rules
 
     alpha, confidence = _promise(args)
-    refuse_outputs(args.out)
+    refuse_outputs(args.out, inputs=(Path(args.data), args.rules))
     bundle, data, framing = _open(args)
     with progress_bar("deciding") as progress:
         found = calibrate_rules(

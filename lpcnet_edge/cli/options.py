@@ -38,14 +38,12 @@ def refuse_in_bundles(*outputs: Path | None, folder: bool = False) -> None:
 
 
 def refuse_outputs(*files: Path | None, inputs: Sequence[Path | None] = ()) -> None:
-    """Raise ``UsageError`` for a file that cannot be written, or that is one of the ``inputs``: before a verb's long
-    work, and not after it."""
+    """Raise ``UsageError`` for a file that cannot be written, or that is one of the ``inputs`` (as ``refuse_inputs``
+    has it): before a verb's long work, and not after it."""
     refuse_in_bundles(*files)
     given = [out for out in files if out is not None]
-    read = [path.resolve() for path in inputs if path is not None and path.is_file()]
     for number, out in enumerate(given):
-        if out.resolve() in read:
-            raise UsageError(f"{out} is read, and would be replaced by what is written", mend="name another file")
+        refuse_inputs(out, *inputs)
         if out.resolve() in [other.resolve() for other in given[:number]] and (out.is_file() or not out.exists()):
             raise UsageError(f"{out} is given for two outputs: one would replace the other", mend="name two files")
         folder = out.resolve().parent
@@ -55,6 +53,22 @@ def refuse_outputs(*files: Path | None, inputs: Sequence[Path | None] = ()) -> N
             raise UsageError(f"{out} is a folder", mend="name a file in it")
         if not os.access(folder if not out.exists() or out.is_file() else out, os.W_OK):
             raise UsageError(f"{out}: you may not write there", mend="name a file in a folder that you can write to")
+
+
+def refuse_inputs(out: Path, *inputs: Path | None) -> None:
+    """Raise ``UsageError`` where ``out`` is one of the ``inputs``, or holds the labels, parts or classes of a dataset
+    that is."""
+    read = [path for name in inputs if name is not None for path in (name, *_tables(name)) if path.is_file()]
+    if out.resolve() in [path.resolve() for path in read]:
+        raise UsageError(f"{out} is read, and would be replaced by what is written", mend="name another file")
+
+
+def _tables(data: Path) -> list[Path]:
+    """The files that a dataset's labels, parts and classes are in: in its folder, or beside its JSON file."""
+    if data.is_file():
+        return [data.parent / "parts.csv"]
+    places = [data / name for name in ("classes.yaml", "parts.csv", "tiles.csv", "result.json", "annotations.json")]
+    return [*places, data / "annotations" / "parts.csv", *(data / "annotations").glob("*.json")]
 
 
 def add_dataset_options(parser: argparse.ArgumentParser, *, positional: bool = False, required: bool = True) -> None:

@@ -145,6 +145,11 @@ def _read_pt(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except Exception as exc:  # torch raises many kinds for many kinds of damage
         raise BadWeights(f"{path}: torch cannot read it safely ({type(exc).__name__})", mend="save it again") from exc
     if not isinstance(content, dict) or not {"config", "tile_px", "state"} <= set(content):
+        if isinstance(content, dict) and "digest" in content:  # what `train` goes on from
+            raise BadWeights(
+                f"{path} is the checkpoint of a training, which holds no finished weights",
+                mend=f"finish it with `train --resume --out {path.parent}`, then take its weights.safetensors",
+            )
         raise BadWeights(f"{path}: config, tile_px and state are expected in it", mend="save a dictionary of the three")
     if not isinstance(content["state"], dict) or not all(isinstance(name, str) for name in content["state"]):
         raise BadWeights(f"{path}: state is no dictionary of names and tensors", mend="save the network's state_dict()")

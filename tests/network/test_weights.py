@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lpcnet_edge.config import to_mapping
 from lpcnet_edge.errors import BadWeights
+from lpcnet_edge.network.checkpoint import Checkpoint, save_checkpoint
 from lpcnet_edge.network.config import NetworkConfig, preset
 from lpcnet_edge.network.model import LpcNet
 from lpcnet_edge.network.weights import load_network, save_weights, shipped_names
@@ -174,3 +175,10 @@ def test_shipped_weights_load_and_are_small(name: str) -> None:
     assert weights_path(name).stat().st_size < 9_000_000
     assert weights_path(name).with_suffix(".yaml").is_file()
     assert isinstance(load_network(name).network.config, NetworkConfig)
+
+
+def test_a_checkpoint_of_a_training_is_told_from_weights(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pt", Checkpoint("d", 3, 1.0, [], {}))
+    with pytest.raises(BadWeights, match="is the checkpoint of a training") as caught:
+        load_network(tmp_path / "checkpoint.pt")
+    assert f"train --resume --out {tmp_path}" in caught.value.mend
