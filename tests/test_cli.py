@@ -484,10 +484,14 @@ def test_train_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*argv, "--json"]) == 0
     told = capsys.readouterr()
     assert "warning: carbon-fabric has no class crak, fray, which the recipe draws or pastes\n" in told.err
+    assert "warmup_steps" not in told.err
     summary = json.loads(told.out)
     assert (summary["steps"], Path(summary["weights"]).exists()) == (2, True)
     assert main(argv) == 2, "a second run in the same folder asks for --resume"
     assert "--resume" in capsys.readouterr().err
+    assert main([*argv[:-1], "1"]) == 2
+    told = capsys.readouterr()
+    assert "warning: the learning rate rises over warmup_steps 1, which 1 steps end in\n" in told.err
 
 
 def test_json_has_no_numbers_that_json_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
@@ -498,11 +502,11 @@ def test_json_has_no_numbers_that_json_cannot_hold(capsys: pytest.CaptureFixture
 def test_training_without_a_terminal_tells_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     with console.TrainingDisplay() as display:
         display.reading(1, 2)
-        for step in range(1, 4):
-            display.step(step, 3, {"loss": 0.5})
+        for step, loss in enumerate([0.7, 0.7, 0.6, 0.6, 0.5], 21):  # figures of step 20, then taken at every second
+            display.step(step, 25, {"loss": loss})
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "step 1 of 3  loss 0.5\nstep 3 of 3  loss 0.5\n"
+    assert captured.err == "step 23 of 25  loss 0.6\nstep 25 of 25  loss 0.5\n"
 
 
 def test_tables_are_not_cut_short_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,7 @@ class TrainingDisplay:
         self._progress = _progress()
         self._task = self._progress.add_task("reading", total=None)
         self._told = 0.0
+        self._before: dict[str, float] | None = None
 
     def __enter__(self) -> TrainingDisplay:
         self._progress.__enter__()
@@ -89,14 +90,15 @@ class TrainingDisplay:
         self._progress.update(self._task, completed=done, total=total)
 
     def step(self, done: int, total: int, figures: dict[str, float]) -> None:
-        """``done`` of ``total`` steps are made, with these figures."""
+        """``done`` of ``total`` steps are made; the figures are those taken last, and get a line when they are new."""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._progress.update(self._task, description=f"step {shown}", completed=done, total=total)
-        now = time.monotonic()
+        now, new = time.monotonic(), self._before is not None and figures != self._before
+        self._before = dict(figures)
         if (
             figures
             and not self._progress.console.is_terminal
-            and (done == total or now - self._told >= PLAIN_LINE_EVERY_S)
+            and (done == total or (new and now - self._told >= PLAIN_LINE_EVERY_S))
         ):
             self._told = now
             self._progress.console.print(f"step {done} of {total}  {shown}", soft_wrap=True, highlight=False)

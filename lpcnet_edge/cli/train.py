@@ -76,6 +76,9 @@ def run_train(args: argparse.Namespace) -> int:
     if unknown := sorted(named - set(data.classes)):
         said = f"{data.name} has no class {', '.join(unknown)}, which the recipe draws or pastes"
         print(f"warning: {said}\nmend: its classes are {', '.join(data.classes[1:])}", file=sys.stderr)
+    if recipe.steps <= recipe.warmup_steps:
+        said = f"the learning rate rises over warmup_steps {recipe.warmup_steps}, which {recipe.steps} steps end in"
+        print(f"warning: {said}\nmend: train longer, or lower warmup_steps in a recipe of your own", file=sys.stderr)
     with TrainingDisplay() as display:
         summary = train(
             without_fold(data, left_out) if left_out else data,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from threading import Condition
 from types import TracebackType
@@ -16,7 +16,7 @@ from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.backends.isolated import IsolatedBackend
 from lpcnet_edge.bundle.read import Bundle, open_bundle
-from lpcnet_edge.config import from_mapping
+from lpcnet_edge.config import from_mapping, suggest
 from lpcnet_edge.errors import BadConfig, UsageError
 from lpcnet_edge.runtime.bulk import BulkRun
 from lpcnet_edge.runtime.framing import check_mask
@@ -303,6 +303,10 @@ def inspect(
     LpcnetError
         What opening and reading raise; a frame that cannot be inspected raises nothing, it is a reject.
     """
+    known = [field.name for field in fields(RunSettings)]
+    for name in changes:
+        if name not in known:
+            raise UsageError(f"inspect: no setting is called '{name}'", mend=suggest(name, known))
     try:
         plain = {name: value for name, value in changes.items() if isinstance(value, Mapping)}
         read = from_mapping(RunSettings, plain, "inspect")

@@ -214,7 +214,9 @@ def test_a_folder_that_no_bundle_may_be_called_as_is_refused_at_the_beginning(
 
 
 def test_float_builds_have_no_int8_in_them(workshop: Workshop, tmp_path: Path) -> None:
-    fp32 = workshop.build(tmp_path / "fp32", "--fp32", "--backend", "onnxruntime")
+    more = tmp_path / "more.yaml"  # than there are: nothing is calibrated with them
+    more.write_text("tiles: 500\ncandidates: 500\n")
+    fp32 = workshop.build(tmp_path / "fp32", "--fp32", "--backend", "onnxruntime", "--recipe", more)
     fp16 = workshop.build(tmp_path / "fp16", "--fp16", "--max-drop", "5")
     for found, precision in ((fp32, "fp32"), (fp16, "fp16")):
         bundle = found.bundle

@@ -314,8 +314,15 @@ def test_a_bundle_without_a_gate_says_so(tmp_path: Path) -> None:
 
 
 def test_inspect_says_what_is_wrong(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="inspect: "):
+    with pytest.raises(UsageError, match=r"inspect: no setting is called 'gaet'.*did you mean 'gate'"):
         next(iter(lpcnet_edge.inspect(bundle.path, [frame_of(0)], gaet="off")))
+    for source, told in (
+        (frame_of(0), "is one image .*a list that holds it"),
+        (None, "None is no source"),
+        (7, "7 is no"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            next(iter(lpcnet_edge.inspect(bundle.path, source)))  # type: ignore[arg-type]
     from lpcnet_edge.bundle.sign import make_keys
 
     _, public = make_keys(tmp_path / "key")

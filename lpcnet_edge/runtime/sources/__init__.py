@@ -7,6 +7,8 @@ import re
 from collections.abc import Container, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from lpcnet_edge.errors import BadInput, UsageError
 from lpcnet_edge.runtime.sources.base import LiveSource, PartNamer, Source
 from lpcnet_edge.runtime.sources.frame import BadFrame, Frame, Item
@@ -63,7 +65,8 @@ def open_source(
     Raises
     ------
     UsageError
-        A text that names no source, or ``skip`` for another kind than image files.
+        A text that names no source, what is no source at all, one image where several are wanted, or ``skip`` for
+        another kind than image files.
     BadInput
         A path that is missing, empty or unreadable as a whole. (Single files are bad frames.)
     MissingDevice, MissingLibrary
@@ -71,6 +74,10 @@ def open_source(
     """
     chosen = settings or SourceSettings()
     if not isinstance(spec, (str, Path)):
+        if isinstance(spec, np.ndarray) and spec.ndim < (3 if channels == 1 else 4):
+            raise UsageError(f"an array of shape {spec.shape} is one image", mend="give a list that holds it")
+        if not isinstance(spec, Iterable):
+            raise UsageError(f"{spec!r} is no source", mend=f"give {_KINDS}, or an iterable of arrays or frames")
         source: Source = IterableSource(spec, channels, chosen, part_id)
     else:
         text = os.fspath(spec)
