@@ -170,7 +170,7 @@ def load_calibration(path: Path, key: CalibrationKey) -> tuple[Calibration | Non
     file that is damaged, since whoever damaged it may have to know.
     """
     if not path.exists():
-        return None, f"{path} does not exist yet"
+        return None, f"nothing is kept in {path} yet"
     found = read_calibration(path)
     differences = [
         f"{f.name} {_short(getattr(found.key, f.name))} instead of {_short(getattr(key, f.name))}"

@@ -74,7 +74,7 @@ def find_ranges(
     calibration, why = load_calibration(path, key)
     if calibration is not None and set(calibration.tensors) != engines.quantised_tensors():
         calibration, why = None, f"{path} is of other tensors"
-    note = "calibration reused" if calibration is not None else f"calibrated: {why}"
+    note = "calibration reused" if calibration is not None else f"calibrated, since {why}"
     reused = calibration is not None
     if calibration is None:
         histograms = observe(engines.pair, tiles, len(tiles), lambda d, t: progress("observing activations", d, t))

@@ -189,7 +189,7 @@ def test_names_of_folders_are_printed_as_they_are(capsys: pytest.CaptureFixture[
     agreement = {"mask_iou": 1.0, "pixels": 1.0, "defects_lost": 0, "defects_caught_by_reference": 1}
     check = {"reference": side, "candidate": side, "agreement": agreement, "escapes": {"new": []}}
     bundle = SimpleNamespace(manifest=SimpleNamespace(precision="fp32"), path=place, id="mt-0")
-    notes = (f"calibrated: {place}/x does not exist yet",)
+    notes = (f"calibrated, since nothing is kept in {place}/x yet",)
     result: Any = BuildResult(cast(Any, bundle), {"check": check}, 1.0, 1.0, {}, (), notes)
     _print(result, cast(Any, SimpleNamespace(note=f"check on {place}")))
     assert capsys.readouterr().out.count(str(place)) == 3

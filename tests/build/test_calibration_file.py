@@ -88,7 +88,7 @@ def test_all_differences_are_told(path: Path) -> None:
 def test_none_yet(tmp_path: Path) -> None:
     found, reason = load_calibration(tmp_path / "no.json", KEY)
     assert found is None
-    assert "does not exist yet" in reason
+    assert "nothing is kept in " in reason
 
 
 def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:

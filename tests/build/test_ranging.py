@@ -103,7 +103,7 @@ def test_it_is_measured_again_where_anything_differs(
     assert phases == ["observing activations"]
     assert methods_report(found)["method"] == "entropy"
     assert found.methods == {}
-    assert found.note.startswith("calibrated: ")
+    assert found.note.startswith("calibrated, since nothing is kept in ")
     assert find(engines, chosen, cache, method="entropy", weights_sha256="1" * 64)[1] == ["observing activations"]
     other = replace(chosen, entries=chosen.entries[:-1])
     assert find(engines, other, cache, method="entropy")[1] == ["observing activations"]
