@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.decision import Rules, decide
 from lpcnet_edge.imaging import read_image, resize_image
-from lpcnet_edge.runtime.framing import TilePlan, plan_tiles, write_tiles
 from lpcnet_edge.runtime.pipeline import framing_for
 from lpcnet_edge.runtime.stitching import Stitcher
+from lpcnet_edge.runtime.tile_plan import TilePlan, plan_tiles, write_tiles
 from lpcnet_edge.types import ClassMap, ConfidenceMap, Image
 
 OUTPUTS = ["classes", "confidence"]

@@ -17,10 +17,11 @@ from lpcnet_edge.bench.opening import CPU_BACKENDS, header, kept_tuning, not_mea
 from lpcnet_edge.bench.options import Options
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import UsageError
-from lpcnet_edge.runtime.framing import Framing, plan_tiles
+from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.pipeline import Pipeline, framing_for
 from lpcnet_edge.runtime.settings import RunSettings
 from lpcnet_edge.runtime.sources.frame import Frame
+from lpcnet_edge.runtime.tile_plan import plan_tiles
 from lpcnet_edge.types import Dataset, Image
 
 BATCHES, QUICK_BATCHES = (16, 8, 4, 2, 1), (4, 1)

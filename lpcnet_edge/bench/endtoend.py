@@ -15,11 +15,11 @@ from lpcnet_edge.bench.statistics import drift, latency_summary, rates_over_time
 from lpcnet_edge.bench.timed import LEAST_FRAMES, TimedBackend, TimedFiles, attribution, in_memory
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BackendFailed
-from lpcnet_edge.runtime.framing import plan_tiles
 from lpcnet_edge.runtime.running import draining
 from lpcnet_edge.runtime.session import Session
 from lpcnet_edge.runtime.settings import LiveSettings, RunSettings
 from lpcnet_edge.runtime.sinks import SinkSettings, open_sinks
+from lpcnet_edge.runtime.tile_plan import plan_tiles
 
 LOAD = 0.8
 """Of what live running can do: frames come at this share of it, so that the queue stays short."""

@@ -18,9 +18,10 @@ from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
 from lpcnet_edge.errors import BadData, UsageError
 from lpcnet_edge.files import is_plain_file
 from lpcnet_edge.imaging import read_image
-from lpcnet_edge.runtime.framing import Framing, plan_tiles, write_tiles
+from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.pipeline import framing_for
 from lpcnet_edge.runtime.sources.images import IMAGE_SUFFIXES
+from lpcnet_edge.runtime.tile_plan import plan_tiles, write_tiles
 from lpcnet_edge.types import Dataset, Image
 
 GOLDEN = "golden/golden.npz"

@@ -7,7 +7,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,7 @@ def build_bundle(
         batch=settings.batch,
         cache=build_cache("compiled") if settings.backend == "openvino" else None,
     )
-    recipe = settings.recipe
-    if settings.precision != "int8":  # nothing is calibrated: the tiles serve the parity and the self-test
-        recipe = replace(recipe, tiles=min(recipe.tiles, len(calibration_data.entries)))
+    recipe = settings.recipe_for(len(calibration_data.entries))
     chosen = pick_calibration_set(
         calibration_data, recipe, network.tile_px, lambda d, t: progress("picking calibration tiles", d, t)
     )

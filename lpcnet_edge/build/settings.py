@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,13 @@ class BuildSettings:
             raise BadConfig(f"max_drop is {self.max_drop:g}, batch {self.batch}", mend="use 0 to 100 points, 1 or more")
         if self.qat is not None and self.precision != "int8":
             raise BadConfig(f"qat is for int8, precision is {self.precision}", mend="leave qat out, or build int8")
+
+    def recipe_for(self, images: int) -> CalibrationRecipe:
+        """Which tiles are picked of so many images. Where nothing is calibrated no more than there are: they serve the
+        parity and the self-test alone."""
+        if self.precision == "int8":
+            return self.recipe
+        return replace(self.recipe, tiles=min(self.recipe.tiles, images))
 
 
 @dataclass(frozen=True)

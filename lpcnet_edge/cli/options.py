@@ -67,7 +67,9 @@ def _tables(data: Path) -> list[Path]:
     """The files that a dataset's labels, parts and classes are in: in its folder, or beside its JSON file."""
     if data.is_file():
         return [data.parent / "parts.csv"]
-    places = [data / name for name in ("classes.yaml", "parts.csv", "tiles.csv", "result.json", "annotations.json")]
+    from lpcnet_edge.datasets.spec import COCO_FILES
+
+    places = [data / name for name in ("classes.yaml", "parts.csv", "tiles.csv", *COCO_FILES)]
     return [*places, data / "annotations" / "parts.csv", *(data / "annotations").glob("*.json")]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcnet_edge.backends.batches import BUCKETS, Bucket, buckets
-from lpcnet_edge.runtime.framing import TilePlan
+from lpcnet_edge.runtime.tile_plan import TilePlan
 
 __all__ = ["BUCKETS", "Bucket", "buckets", "overload", "select", "uncertain"]
 

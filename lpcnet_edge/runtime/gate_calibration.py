@@ -19,8 +19,9 @@ from lpcnet_edge.config import to_mapping
 from lpcnet_edge.datasets.selection import trained_among
 from lpcnet_edge.errors import BadData, UsageError
 from lpcnet_edge.metrics.conformal import GateCalibration, calibrate_gate
-from lpcnet_edge.runtime.framing import Framing, count_defect_px, plan_tiles, write_tiles
+from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.pipeline import framing_for
+from lpcnet_edge.runtime.tile_plan import count_defect_px, plan_tiles, write_tiles
 from lpcnet_edge.types import Dataset
 
 Progress = Callable[[int, int], None]

@@ -16,10 +16,11 @@ from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.decision import ask_review, decide
 from lpcnet_edge.errors import BadConfig, BadInput, LpcnetError
 from lpcnet_edge.runtime.cascade import overload, select, uncertain
-from lpcnet_edge.runtime.framing import Framing, TilePlan, plan_tiles, write_tiles
+from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.settings import MAX_SLOT_TILES, RunSettings
 from lpcnet_edge.runtime.sources.frame import Frame, Item
 from lpcnet_edge.runtime.stitching import Stitcher
+from lpcnet_edge.runtime.tile_plan import TilePlan, plan_tiles, write_tiles
 from lpcnet_edge.types import ClassMap, Verdict
 
 TILED_FROM = 4

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.runtime.framing import TilePlan
+from lpcnet_edge.runtime.tile_plan import TilePlan
 from lpcnet_edge.types import ClassMap, ConfidenceMap
 
 Window = tuple[slice, slice]

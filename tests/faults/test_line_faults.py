@@ -29,7 +29,7 @@ import lpcnet_edge
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BadInput, SinkFailed
-from lpcnet_edge.runtime.framing import Framing, check_mask, plan_tiles
+from lpcnet_edge.runtime.framing import Framing, check_mask
 from lpcnet_edge.runtime.inbox import Inbox
 from lpcnet_edge.runtime.journal import Journal
 from lpcnet_edge.runtime.parts import PartJoiner
@@ -50,6 +50,7 @@ from lpcnet_edge.runtime.sinks.appendfile import AppendFile
 from lpcnet_edge.runtime.sources import BadFrame, Frame, SourceSettings, open_source
 from lpcnet_edge.runtime.sources.base import LiveSource, Raw
 from lpcnet_edge.runtime.sources.video import StreamSource, VideoSource
+from lpcnet_edge.runtime.tile_plan import plan_tiles
 from lpcnet_edge.types import ClassMap, PartVerdict, Verdict
 
 

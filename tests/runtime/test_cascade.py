@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from lpcnet_edge.errors import UsageError
 from lpcnet_edge.runtime.cascade import BUCKETS, Bucket, buckets, overload, select, uncertain
-from lpcnet_edge.runtime.framing import Framing, make_plan
+from lpcnet_edge.runtime.framing import Framing
+from lpcnet_edge.runtime.tile_plan import make_plan
 
 
 @given(st.data(), st.integers(1, 120), st.integers(1, 120), st.integers(1, 40))

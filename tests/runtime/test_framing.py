@@ -15,16 +15,8 @@ from numpy.typing import NDArray
 from lpcnet_edge.config import from_mapping, to_mapping
 from lpcnet_edge.errors import BadConfig, BadInput
 from lpcnet_edge.imaging import resize_image
-from lpcnet_edge.runtime.framing import (
-    Framing,
-    Region,
-    TilePlan,
-    axis_starts,
-    count_defect_px,
-    make_plan,
-    plan_tiles,
-    write_tiles,
-)
+from lpcnet_edge.runtime.framing import Framing, Region
+from lpcnet_edge.runtime.tile_plan import TilePlan, axis_starts, count_defect_px, make_plan, plan_tiles, write_tiles
 from lpcnet_edge.yamlfile import load_yaml
 
 sides = st.integers(1, 512)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from lpcnet_edge.decision import Rules, decide
 from lpcnet_edge.runtime.cascade import select
-from lpcnet_edge.runtime.framing import Framing, Region, TilePlan, make_plan, write_tiles
+from lpcnet_edge.runtime.framing import Framing, Region
 from lpcnet_edge.runtime.stitching import Stitcher, side_weights
+from lpcnet_edge.runtime.tile_plan import TilePlan, make_plan, write_tiles
 
 Pixels = NDArray[np.uint8]
 Network = Callable[[Pixels], tuple[Pixels, Pixels]]
