@@ -183,7 +183,7 @@ def test_sustained_stops_with_what_was_measured(bundle: Bundle) -> None:
         if begun.wait(60):
             while signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the run takes it in a moment
                 time.sleep(0.01)
-            time.sleep(0.3)
+            time.sleep(1.0)
             signal.raise_signal(signal.SIGINT)
 
     begun = threading.Event()

@@ -389,9 +389,25 @@ def test_any_iterable_of_arrays_and_frames() -> None:
     assert [item.sequence for item in items] == list(range(11))
     assert (pixels(items[2]) == 0x12).all()
     assert "float32" in reason(items[4])
-    assert "type str is no image" in reason(items[7])
+    assert (reason(items[7]), items[7].name) == ("a.png: No such file or directory", "a.png")
     assert (items[9].part_id, items[9].name, items[9].taken_ns, items[9].source) == ("part", "mine", 123, "frames")
     assert reason(items[10]) == "why"
+
+
+def test_paths_are_read_one_by_one_or_side_by_side(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.png" for name in ("b", "a10", "a2")]
+    for number, path in enumerate(paths):
+        cv2.imwrite(str(path), picture(number + 1))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    given = [*map(str, paths), tmp_path / "broken.png"]
+    for spec in (given, tuple(given), iter(given)):
+        items = read(spec, channels=3)
+        assert [item.name for item in items] == [*map(str, paths), str(tmp_path / "broken.png")], "in the order given"
+        assert {item.source for item in items} == {"frames"}
+        for number, item in enumerate(items[:3]):
+            assert (pixels(item) == picture(number + 1)).all()
+        assert "decode as no known image format" in reason(items[3])
+    assert open_source(given, channels=3).total == 4
 
 
 def test_a_source_is_read_once_and_closing_ends_it() -> None:

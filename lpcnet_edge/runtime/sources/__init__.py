@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from lpcnet_edge.errors import BadInput, UsageError
 from lpcnet_edge.runtime.sources.base import LiveSource, PartNamer, Source
 from lpcnet_edge.runtime.sources.frame import BadFrame, Frame, Item
-from lpcnet_edge.runtime.sources.images import IMAGE_SUFFIXES, from_glob, from_path
-from lpcnet_edge.runtime.sources.raw import IterableSource, StdinSource
+from lpcnet_edge.runtime.sources.images import IMAGE_SUFFIXES, ImageSource, from_glob, from_path
+from lpcnet_edge.runtime.sources.raw import ITERABLE, IterableSource, StdinSource
 from lpcnet_edge.runtime.sources.settings import (
     CameraSettings,
     CorrectionSettings,
@@ -52,7 +53,8 @@ def open_source(
     Parameters
     ----------
     spec
-        A text as there; a ``Path``, which is always a file or folder; or an iterable of arrays or frames.
+        A text as there; a ``Path``, which is always a file or folder; or an iterable of arrays, frames or paths of
+        image files. A list or tuple of nothing but paths is decoded side by side, as a folder is.
     settings
         Defaults where None.
     channels
@@ -77,7 +79,10 @@ def open_source(
         if isinstance(spec, np.ndarray) and spec.ndim < (3 if channels == 1 else 4):
             raise UsageError(f"an array of shape {spec.shape} is one image", mend="give a list that holds it")
         if not isinstance(spec, Iterable):
-            raise UsageError(f"{spec!r} is no source", mend=f"give {_KINDS}, or an iterable of arrays or frames")
+            raise UsageError(f"{spec!r} is no source", mend=f"give {_KINDS}, or an iterable of arrays, frames or paths")
+        if isinstance(spec, (list, tuple)) and spec and all(isinstance(item, (str, Path)) for item in spec):
+            named = replace(chosen, name=chosen.name or ITERABLE)
+            return ImageSource("", [os.fspath(item) for item in spec], channels, named, part_id, skip)
         source: Source = IterableSource(spec, channels, chosen, part_id)
     else:
         text = os.fspath(spec)

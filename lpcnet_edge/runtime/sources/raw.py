@@ -8,15 +8,21 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.errors import BadInput, UsageError
+from lpcnet_edge.errors import BadInput, UnreadableImage, UsageError
+from lpcnet_edge.files import name_as_text
+from lpcnet_edge.imaging import read_image
 from lpcnet_edge.runtime.sources.base import PartNamer, Raw, Source, now_ns
 from lpcnet_edge.runtime.sources.frame import BadFrame, Frame, Item
 from lpcnet_edge.runtime.sources.settings import SourceSettings
 from lpcnet_edge.types import Image
+
+ITERABLE = "frames"
+"""The name of what a program gives, where it has no other."""
 
 
 class StdinSource(Source):
@@ -63,7 +69,7 @@ class StdinSource(Source):
 
 
 class IterableSource(Source):
-    """Arrays, frames or bad frames from any iterable, one item each.
+    """Arrays, frames, bad frames or paths of image files from any iterable, one item each.
 
     Arrays may be what :func:`~lpcnet_edge.runtime.sources.pixels.to_channels` takes; anything else becomes a bad frame.
     A frame keeps its part, name and moment, and gets this source's name and number. An array of the right type is not
@@ -73,7 +79,7 @@ class IterableSource(Source):
     def __init__(
         self, items: Iterable[object], channels: int, settings: SourceSettings, part_id: PartNamer | None = None
     ) -> None:
-        super().__init__("frames", channels, settings, part_id)
+        super().__init__(ITERABLE, channels, settings, part_id)
         self._source_items = items
 
     def _items(self) -> Iterator[Item]:
@@ -86,13 +92,22 @@ class IterableSource(Source):
             elif isinstance(item, Frame):
                 yield self._renumbered(item, self._prepare(item.pixels), sequence)
             else:
+                name, taken_ns = f"{self.name}/{sequence:06d}", now_ns()
                 if isinstance(item, np.ndarray):
                     what = self._prepare(item)
+                elif isinstance(item, (str, Path)):
+                    name, what = name_as_text(os.fspath(item)), self._read_file(Path(item))
                 else:
                     what = f"an object of type {type(item).__name__} is no image"
-                yield self._item(f"{self.name}/{sequence:06d}", what, now_ns(), sequence)
+                yield self._item(name, what, taken_ns, sequence)
             if self._stopped.is_set():  # before the iterable gives up another
                 return
+
+    def _read_file(self, path: Path) -> Image | str:
+        try:
+            return self._prepare(read_image(path, self.channels, bits=self.settings.bits))
+        except UnreadableImage as exc:
+            return exc.message
 
     def _renumbered(self, frame: Frame, what: Image | str, sequence: int) -> Item:
         if isinstance(what, str):
