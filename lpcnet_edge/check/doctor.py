@@ -8,7 +8,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import platform
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -61,7 +63,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What doctor found. Sizes in MB (2^20 bytes), CPUs in cores; None where there is nothing or no limit."""
+    """What doctor found. Sizes in MB (2^20 bytes), CPUs in cores; None where there is nothing or no limit.
+
+    ``library_cuda`` has the major version of CUDA that a library was made for, of those whose package's name says it.
+    """
 
     os: str
     architecture: str
@@ -77,6 +82,7 @@ class Report:
     jetson: machine.Jetson | None
     cuda: Cuda
     libraries: dict[str, str | None]
+    library_cuda: dict[str, int]
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -150,15 +156,23 @@ class Report:
 
     def _library_findings(self) -> list[Finding]:
         found = []
+        drivers = int(self.cuda.cuda_version.partition(".")[0]) if self.cuda.cuda_version else None
         for library in LIBRARIES:
-            version = self.libraries[library.name]
-            mend = _JETPACK_MEND if self.jetson and library.name == "tensorrt" else library.mend
-            too_new = False
-            if library.name == "cuda_bindings" and self.cuda.cuda_version:
-                major = self.cuda.cuda_version.partition(".")[0]
-                mend = f"pip install 'cuda-bindings=={major}.*' (the driver's CUDA is {self.cuda.cuda_version})"
-                too_new = version is not None and int(version.partition(".")[0]) > int(major)
-            found.append(Finding(library.purpose, library.name, version, mend if too_new or not version else None))
+            name, version = library.name, self.libraries[library.name]
+            mend = _JETPACK_MEND if self.jetson and name == "tensorrt" else library.mend
+            made_for = self.library_cuda.get(name)
+            if name == "cuda_bindings" and drivers:
+                mend = f"pip install 'cuda-bindings=={drivers}.*' (the driver's CUDA is {self.cuda.cuda_version})"
+                made_for = int(version.partition(".")[0]) if version else None
+            too_new = bool(drivers and made_for and made_for > drivers)
+            problem = None
+            if too_new and name != "cuda_bindings":
+                problem = f"made for CUDA {made_for}, and the driver's is {self.cuda.cuda_version}"
+                package = f"{library.distributions[0]}-cu{drivers}"
+                mend = (
+                    f"a newer driver, or in a new environment pip install -e . {package} 'cuda-bindings=={drivers}.*'"
+                )
+            found.append(Finding(library.purpose, name, version, mend if too_new or not version else None, problem))
         return found
 
 
@@ -167,9 +181,10 @@ def examine(
     run: Callable[[Sequence[str]], str | None] = machine.run_command,
     version_of: Callable[[Library], str | None] | None = None,
     load: Callable[[str], Any] = ctypes.CDLL,
+    cuda_of: Callable[[Library], int | None] | None = None,
 ) -> Report:
     """Look at the machine: its files below ``root``, its commands, installed packages and shared libraries."""
-    find_version = version_of or installed_version
+    find_version, find_cuda = version_of or installed_version, cuda_of or installed_cuda
     is_jetson = machine.jetson(root) is not None
     jetpack_query = ("dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack")
     jetpack_package, nvpmodel = (run(jetpack_query), run(("nvpmodel", "-q"))) if is_jetson else (None, None)
@@ -188,6 +203,7 @@ def examine(
         jetson=machine.jetson(root, jetpack_package, nvpmodel),
         cuda=cuda_driver(machine.nvidia_driver(root), load),
         libraries={library.name: find_version(library) for library in LIBRARIES},
+        library_cuda={library.name: major for library in LIBRARIES if (major := find_cuda(library))},
     )
 
 
@@ -210,3 +226,15 @@ def installed_version(library: Library) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def installed_cuda(library: Library) -> int | None:
+    """Major version of CUDA in the names of a library's installed packages; of several the lowest, which will do."""
+    found = []
+    for distribution in library.distributions:
+        named = re.search(r"-cu(\d+)$", distribution)
+        if named:
+            with suppress(metadata.PackageNotFoundError):
+                metadata.version(distribution)
+                found.append(int(named[1]))
+    return min(found, default=None)

@@ -25,8 +25,8 @@ def run_doctor(args: argparse.Namespace) -> int:
     else:
         width = max(len(finding.name) for finding in report.findings())
         for finding in report.findings():
-            problem = f"missing: {finding.problem}" if finding.problem else "missing"
-            print(f"{finding.name:<{width}}  {finding.value or problem}")
+            said = ": ".join(filter(None, (finding.value or "missing", finding.problem)))
+            print(f"{finding.name:<{width}}  {said}")
             if finding.mend:
                 print(f"{'':<{width}}  mend: {finding.mend}")
         print(f"{'engines':<{width}}  {', '.join(report.engines) or 'none can run here'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lpcnet_edge.check.doctor import (
     Report,
     cuda_driver,
     examine,
+    installed_cuda,
     installed_version,
     require_an_engine,
 )
@@ -127,6 +129,40 @@ def test_cuda_bindings_must_not_be_newer_than_the_driver(
         load=Driver(devices=[("Orin", 8, 7)], version=offered),
     )
     assert mends(report).get("cuda_bindings") == mend
+
+
+@pytest.mark.parametrize(("made_for", "offered", "told"), [(13, 12040, True), (13, 13000, False), (12, 13000, False)])
+def test_tensorrt_must_not_be_newer_than_the_driver(made_for: int, offered: int, told: bool, tmp_path: Path) -> None:
+    report = examine(
+        tmp_path,
+        run=lambda command: None,
+        version_of=lambda library: "10.3" if library.name == "tensorrt" else None,
+        load=Driver(devices=[("NVIDIA L4", 8, 9)], version=offered),
+        cuda_of=lambda library: made_for if library.name == "tensorrt" else None,
+    )
+    assert report.library_cuda == {"tensorrt": made_for}
+    finding = next(finding for finding in report.findings() if finding.name == "tensorrt")
+    assert (finding.problem is not None) is told
+    if told:
+        assert finding.problem == "made for CUDA 13, and the driver's is 12.4"
+        assert "tensorrt-cu12 'cuda-bindings==12.*'" in mends(report)["tensorrt"]
+
+
+def test_what_cuda_a_library_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"a", "a-cu13"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(metadata, "version", version)
+    library = Library("a", ("a", "a-cu13", "a-cu12"), "a", "", "")
+    assert installed_cuda(library) == 13
+    installed.add("a-cu12")
+    assert installed_cuda(library) == 12, "the one that an older driver can run"
+    installed.clear()
+    assert installed_cuda(library) is None
 
 
 def test_cuda_errors_are_named() -> None:
