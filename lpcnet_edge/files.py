@@ -44,7 +44,8 @@ def _is_device(path: Path) -> bool:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    begins = f".{path.name[:32]}."  # the whole of a long name and more would be too long for a file's
+    handle, temporary = tempfile.mkstemp(prefix=begins, suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

@@ -56,7 +56,7 @@ def parse(raw: bytes) -> dict[str, Any]:
         value = yaml.load(raw.decode("utf-8-sig"), Loader=_Loader)
     except UnicodeDecodeError as exc:
         raise BadConfig(f"byte {exc.start} is not UTF-8", mend="save the file as UTF-8 text") from exc
-    except (yaml.YAMLError, ValueError) as exc:
+    except (yaml.YAMLError, ValueError, OverflowError) as exc:  # the last of "\\UFFFFFFFF", beyond all characters
         raise BadConfig(_one_line(exc), mend="correct the YAML at that place") from exc
     if not isinstance(value, dict):
         found = "nothing" if value is None else f"a {type(value).__name__}"

@@ -231,6 +231,7 @@ BILLION_LAUGHS = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
         ("? [a]\n: 1\n", "line 1: found unhashable key"),
         ("a: " + "9" * 5000, "integer string conversion"),
         ("a: \x00", "special characters are not allowed"),
+        ('a: "\\UFFFFFFFF"', "too large"),
         (b"a: \xff\xfe", "byte 3 is not UTF-8"),
     ],
 )

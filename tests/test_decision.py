@@ -93,6 +93,27 @@ def test_reasons_are_in_mm2_where_the_scale_is_known(
     assert verdict.reasons[0] == "crack of 3 mm2 at confidence 1.00"
 
 
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize(("level", "confidence"), [(255, 1.0), (204, 0.8), (51, 0.2)])
+def test_a_defect_as_sure_as_a_rule_asks_counts(level: int, confidence: float, others: int) -> None:
+    """Of 49 px it did not: OpenCV's mean multiplies by 1/49, which is rounded down."""
+    for size in range(1, 200):
+        classes = np.zeros((6, 203), np.uint8)
+        classes[1, 1 : 1 + size] = 1
+        classes[4, : 3 * others : 2] = 1
+        found = find_defects(classes, np.full_like(classes, level), CLASSES)
+        assert {defect.confidence for defect in found} == {confidence}, size
+        rules = Rules(ClassRule(min_confidence=confidence, count=len(found)))
+        assert decide(classes, np.full_like(classes, level), CLASSES, rules).outcome == "reject", size
+
+
+def test_a_mean_confidence_is_rounded_once() -> None:
+    """234.6 / 255 is not 0.92 in floating point, but 1173 / 1275 is."""
+    classes, confidence = np.zeros((3, 9), np.uint8), np.full((3, 9), 234, np.uint8)
+    classes[1, 2:7], confidence[1, 2:5], classes[1, 0] = 1, 235, 1
+    assert find_defects(classes, confidence, CLASSES)[0].confidence == 0.92
+
+
 @given(class_maps, confidence_maps)
 def test_defects_partition_the_defect_pixels(classes: NDArray[np.uint8], confidence: NDArray[np.uint8]) -> None:
     defects = find_defects(classes, confidence, CLASSES)

@@ -35,6 +35,13 @@ def test_a_failure_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.Mo
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
 
 
+def test_as_long_a_name_as_a_file_may_have(tmp_path: Path) -> None:
+    """The temporary file beside it had a longer one."""
+    for target in (tmp_path / ("a" * 251 + ".txt"), tmp_path / ("\u6f22" * 83 + ".txt")):
+        write_atomically(target, "text")
+        assert target.read_text() == "text"
+
+
 def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     """A rename would have put a file in the place of a pipe, or of /dev/full."""
     pipe = tmp_path / "pipe"

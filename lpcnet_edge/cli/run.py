@@ -269,7 +269,7 @@ def _settings(args: argparse.Namespace) -> RunSettings:
         try:
             settings = replace(settings, live=replace(settings.live, deadline_ms=args.deadline_ms))
         except ValueError as exc:
-            raise UsageError(str(exc), mend="give milliseconds above 0") from exc
+            raise UsageError(str(exc), mend="give milliseconds above 0, 1e9 at most") from exc
     return settings
 
 

@@ -112,9 +112,15 @@ class Journal:
         with path.open("rb") as stream:
             stream.seek(start)
             whole = [line.decode("utf-8", "backslashreplace") for line in stream if line.endswith(b"\n")]
-        if kind == "jsonl":
-            return {str(json.loads(line)["frame"]) for line in whole}
-        return {row[3] for row in csv.reader(whole) if row[3] != "frame"}
+        try:
+            if kind == "jsonl":
+                return {str(json.loads(line)["frame"]) for line in whole}
+            return {row[3] for row in csv.reader(whole) if row[3] != "frame"}
+        except (ValueError, TypeError, KeyError, IndexError, csv.Error) as exc:
+            raise SinkFailed(
+                f"{path} holds no verdicts from where the run of the journal {self._file.path} began to write",
+                mend="bring back the file that it wrote, or name another journal",
+            ) from exc
 
     def add(self, frame: str, inspected: bool) -> None:
         """A frame was given to the outputs, and whether it could be inspected."""

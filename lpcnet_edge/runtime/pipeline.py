@@ -30,6 +30,8 @@ quarters of its length."""
 REFUSALS = ("not inspected", "engine failed", "unreadable", "overload", "late", "dropped")
 """How the reason begins of a frame that is rejected for something else than its defects."""
 
+_BEGINS = tuple(f"{word}: " for word in REFUSALS)  # a path may begin with such a word
+
 _STITCHERS = 8
 
 
@@ -151,7 +153,7 @@ class Pipeline:
         work = Work(item, min(item.taken_ns, now_ns))  # a source's clock that runs ahead must not buy time
         work.latency_ms["waiting"] = (now_ns - work.taken_ns) / 1e6
         if not isinstance(item, Frame):
-            own = item.reason.startswith(REFUSALS)
+            own = item.reason.startswith(_BEGINS)
             self.reject(work, item.reason if own else f"unreadable: {item.reason}")
             return work
         try:

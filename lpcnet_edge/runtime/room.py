@@ -56,7 +56,7 @@ class Room:
     reopen
         Opens another like it.
     first_s, largest_s
-        The pause before it is opened again; it doubles with every failure, until some work is done.
+        The pause before it is opened again, from the second failure on; it doubles with each, until some work is done.
     background
         Open it in a thread, while :meth:`ready` gives None; otherwise :meth:`ready` itself does.
     """

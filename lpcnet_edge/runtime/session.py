@@ -199,8 +199,10 @@ class Session:
             run = BulkRun(self.pipeline, self._room, self._inboxes[0], self.settings.bulk)
         try:
             for result in run:
-                yield result
-                self._join(result.verdict, result.item.source)
+                try:
+                    yield result
+                finally:  # whoever takes no more has this one
+                    self._join(result.verdict, result.item.source)
         finally:
             self.ended_s = time.monotonic()
             self._tell(self._parts.close() if self._parts else [])  # also where a source ended with an error
@@ -284,7 +286,8 @@ def inspect(
     bundle
         The folder of a bundle.
     source
-        A folder, file, glob, camera or stream (``docs/sources.md``), or an iterable of arrays or frames.
+        A folder, file, glob, camera or stream (``docs/sources.md``), or an iterable of arrays, frames or paths of
+        image files.
     backend
         ``auto``, ``openvino``, ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx``, ``torch-cuda``, or ``null``, which
         computes nothing, for measuring (:data:`lpcnet_edge.backends.choice.BACKENDS`).

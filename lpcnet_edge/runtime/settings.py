@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from lpcnet_edge.backends.cuda.settings import CudaSettings
@@ -19,6 +19,18 @@ MAX_BULK_TILES = 4096
 """Tiles of all slots at most: of 256 px and in colour they take 0.4 MB each, 1.6 GB in all; hundreds keep every core at
 work, and more only wait."""
 
+LONGEST_S = 1e6
+"""Of every time, eleven days: libraries count milliseconds in 32 bits, and Python's own waits end at 292 years."""
+
+
+def _refuse_endless(settings: object) -> None:
+    """Raise ``ValueError`` naming the first time of a dataclass that is beyond ``LONGEST_S``."""
+    for of in fields(settings):  # type: ignore[arg-type]  # called by dataclasses on themselves
+        value, name = getattr(settings, of.name), of.name
+        longest = 1e3 * LONGEST_S if name.endswith("_ms") else LONGEST_S if name.endswith("_s") else None
+        if longest is not None and value is not None and value > longest:
+            raise ValueError(f"{name} is {value:g}; it is {longest:g} at most")
+
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
@@ -34,7 +46,8 @@ class LiveSettings:
     waiting
         Frames of each source that may wait.
     reopen_first_s, reopen_largest_s
-        A backend that failed is opened again after the first pause; it doubles, up to the largest.
+        A backend that failed is opened again at once. Where it then does not open, or fails before any work is done,
+        the next time comes after the first pause, which doubles up to the largest.
     hang_s
         A backend that works on a slot for so long counts as failed. Where it has a process of its own, that process is
         killed when it does not answer for so long and half a second for each tile, in bulk too; its opening, and on a
@@ -50,6 +63,7 @@ class LiveSettings:
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
+        _refuse_endless(self)
         if self.deadline_ms is not None and self.deadline_ms <= 0:
             raise ValueError(f"deadline_ms is {self.deadline_ms}; it is above 0, or null for none")
         if self.waiting < 1:
@@ -81,6 +95,7 @@ class BulkSettings:
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
+        _refuse_endless(self)
         if self.slots < 2:
             raise ValueError(f"slots is {self.slots}; it takes 2, one to fill and one at work")
         if not 1 <= self.tiles <= MAX_SLOT_TILES:
@@ -138,6 +153,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
+        _refuse_endless(self)
         for name, kind in _NESTED.items():  # from Python anything can be given
             value = getattr(self, name)
             if not (isinstance(value, kind) or (value is None and name in ("framing", "rules"))):

@@ -58,7 +58,7 @@ def from_json(line: Mapping[str, Any], where: str = "verdict line") -> Verdict |
     BadArtifact
         A key is missing or its value is not what the schema says.
     """
-    if "views" not in line:
+    if not isinstance(line, Mapping) or "views" not in line:
         return _frame(line, where)
     values = _taken(line, _PART_KEYS, where)
     views = values.pop("views")

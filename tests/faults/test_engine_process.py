@@ -118,7 +118,7 @@ def test_a_stopped_engine_is_killed_after_its_limit_and_replaced(bundle: Bundle,
     def stop(child: int) -> None:
         os.kill(child, signal.SIGSTOP)
 
-    live = LiveSettings(deadline_ms=2000, hang_s=0.2, reopen_first_s=0.01)
+    live = LiveSettings(deadline_ms=20_000, hang_s=1.0, reopen_first_s=0.01)  # more than a slow host's pauses
     settings = RunSettings(isolate=True, bulk=BulkSettings(tiles=1), live=live)
     results, _ = run(bundle, is_live, [stop], settings)
     wrong = wrong_ones(results)
@@ -177,7 +177,7 @@ def start(bundle: Bundle, work: Path) -> tuple[subprocess.Popen[str], int]:
 
 
 def is_gone(pid: int) -> bool:
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + 60
     while time.monotonic() < until_s:
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
@@ -197,7 +197,7 @@ def test_ctrl_c_drains_with_the_engine_still_there(bundle: Bundle, work: Path) -
     process, child = start(bundle, work)
     os.killpg(process.pid, signal.SIGINT)
     os.kill(child, signal.SIGTERM)  # and the service manager asks everyone to end
-    text, errors = process.communicate(timeout=30)
+    text, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     report = json.loads(text)
     assert report["stopped"] is True
@@ -211,7 +211,7 @@ def test_ctrl_c_drains_with_the_engine_still_there(bundle: Bundle, work: Path) -
 def test_a_killed_engine_of_the_command(bundle: Bundle, work: Path) -> None:
     process, child = start(bundle, work)
     os.kill(child, signal.SIGKILL)
-    text, errors = process.communicate(timeout=60)
+    text, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     report = json.loads(text)
     assert report["reopened"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -16,13 +17,16 @@ def frames(count: int, side: int) -> Iterator[Frame]:
     return (Frame(np.zeros((side, side), np.uint8), "p", 0, str(n), "s", n) for n in range(count))
 
 
-def settled(inbox: Inbox) -> int:
-    """Frames that wait once nothing more is read."""
-    before = -1
-    while before != (now := inbox._frames):
-        before = now
-        time.sleep(0.05)
-    return now
+class Watched(threading.Condition):
+    """Says that somebody waits: at first that is who reads, for room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_waited_for = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.is_waited_for.set()  # the lock is held until the wait has begun
+        return super().wait(timeout)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +35,10 @@ def settled(inbox: Inbox) -> int:
     ids=["no bytes named", "small", "as many as the bytes hold", "large"],
 )
 def test_read_ahead(side: int, small_bytes: int, ahead: int) -> None:
-    inbox = Inbox(frames(200, side), 4, small_bytes=small_bytes)
-    assert settled(inbox) == ahead
+    changed = Watched()
+    inbox = Inbox(frames(200, side), 4, changed=changed, small_bytes=small_bytes)
+    assert changed.is_waited_for.wait(60)
+    assert inbox._frames == ahead
     taken = 0
     while not inbox.done:
         if inbox.take() is None:

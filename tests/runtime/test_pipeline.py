@@ -217,7 +217,7 @@ def test_live_verdicts_come_before_the_next_frame(bundle: Bundle, opener: Callab
     def frames() -> Iterator[NDArray[np.uint8]]:
         for number in range(5):
             yield frame_of(number)
-            until_s = time.monotonic() + 10
+            until_s = time.monotonic() + 60
             while len(decided) <= number:
                 assert time.monotonic() < until_s
                 time.sleep(0.001)
@@ -245,10 +245,12 @@ def test_a_source_that_breaks_is_told_after_its_frames(bundle: Bundle, opener: C
 
 
 def test_a_deadline_that_has_passed_is_a_reject(bundle: Bundle, opener: Callable[[], Backend]) -> None:
-    now = time.monotonic_ns()
-    ages_ms = [0, 5000, 0]
-    frames = [Frame(frame_of(n), str(n), now - age * 1_000_000, str(n), "made", n) for n, age in enumerate(ages_ms)]
-    results = run_items(bundle, opener, frames, True, live=LiveSettings(deadline_ms=4000))
+    def frames() -> Iterator[Frame]:
+        for number, age_s in enumerate([0, 5000, 0]):
+            taken_ns = time.monotonic_ns() - age_s * 10**9
+            yield Frame(frame_of(number), str(number), taken_ns, str(number), "made", number)
+
+    results = run_items(bundle, opener, frames(), True, live=LiveSettings(deadline_ms=60_000))
     assert [result.verdict.outcome for result in results] == ["pass", "reject", "pass"]
     assert results[1].verdict.reasons[0].startswith("late: taken 5")
 
@@ -261,7 +263,7 @@ def test_a_clock_that_jumps_changes_nothing(
     monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * (real() + next(jumps))))
     ahead_ns = time.monotonic_ns() + 3600 * 10**9  # a camera whose clock is an hour ahead
     frames = [Frame(frame_of(n), str(n), ahead_ns, str(n), "made", n) for n in range(20)]
-    results = run_items(bundle, opener, frames, True, live=LiveSettings(deadline_ms=10_000))
+    results = run_items(bundle, opener, frames, True, live=LiveSettings(deadline_ms=60_000))
     assert all(result.verdict.outcome == "pass" for result in results)
 
 
@@ -276,7 +278,8 @@ def test_drop_oldest_rejects_what_it_drops_in_its_place(bundle: Bundle, opener: 
         results = []
         for result in session:
             results.append(result)
-            time.sleep(0.001 if len(results) < 20 else 0)
+            while not session._inboxes[0]._ended:  # it never waits for us
+                time.sleep(0.001)
         dropped = session.counters()["frames"]["dropped"]
         assert session.pipeline.totals.refused["dropped"] == dropped
     assert [result.item.sequence for result in results] == list(range(200))
@@ -292,7 +295,7 @@ def test_cameras_take_turns_and_their_views_make_parts(bundle: Bundle, opener: C
         return [Frame(frame_of(n, defects=n == defect), f"part {n}", now, str(n), "", n) for n in range(6)]
 
     parts: list[PartVerdict] = []
-    settings = RunSettings(views=("left", "right"), live=LiveSettings(waiting=6))
+    settings = RunSettings(views=("left", "right"), view_timeout_ms=60_000, live=LiveSettings(waiting=6))
     with Session(bundle, [camera(2), camera(-1)], settings, backend=opener, live=True, on_part=parts.append) as session:
         results = list(session)
     for view in settings.views:

@@ -225,6 +225,17 @@ def test_a_run_of_nothing_but_unreadable_files_is_bad_input(
     assert told.err.count("\n") == 2
 
 
+@pytest.mark.parametrize("name", ["late", "dropped parts", "overload"])
+def test_a_folder_named_as_a_refusal_is_read_as_any(work: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """The path at the head of its files' reasons was taken for the word, and the run ended with 0."""
+    Path(name).mkdir()
+    Path(name, "0.png").write_bytes(b"")
+    assert main(["run", "engine", name, "--backend", "onnxruntime", "--json"]) == 3
+    told = capsys.readouterr()
+    assert {kind: count for kind, count in json.loads(told.out)["refused"].items() if count} == {"unreadable": 1}
+    assert f"all are rejects; unreadable: {name}/0.png" in told.err
+
+
 def test_a_resumed_run_counts_what_was_inspected_before(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One of its own frames is unreadable; whether that is all depends on those before."""
     argv = [*framing(), "--journal", "journal", "--jsonl", "v.jsonl"]

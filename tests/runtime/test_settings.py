@@ -18,7 +18,14 @@ import lpcnet_edge
 from lpcnet_edge.decision import ClassRule, Rules
 from lpcnet_edge.errors import UsageError
 from lpcnet_edge.runtime import session
-from lpcnet_edge.runtime.settings import MAX_BULK_TILES, MAX_SLOT_TILES, BulkSettings, LiveSettings, RunSettings
+from lpcnet_edge.runtime.settings import (
+    LONGEST_S,
+    MAX_BULK_TILES,
+    MAX_SLOT_TILES,
+    BulkSettings,
+    LiveSettings,
+    RunSettings,
+)
 from lpcnet_edge.runtime.sinks.settings import DeliverySettings
 from lpcnet_edge.runtime.sources.settings import (
     CameraSettings,
@@ -56,6 +63,22 @@ def test_the_error_says_where_null_is_allowed() -> None:
         LiveSettings(hang_s=math.inf)
     with pytest.raises(ValueError, match=r"^features is \{'Gamma': nan\}; it takes finite numbers$"):
         CameraSettings(features={"Gamma": math.nan})
+
+
+@pytest.mark.parametrize("cls", [LiveSettings, BulkSettings, RunSettings], ids=lambda cls: cls.__name__)
+def test_no_time_is_longer_than_the_clocks_take(cls: type[Any]) -> None:
+    """They used to end in an OverflowError, deep in the run: what is meant to be for ever is written in many ways."""
+    found = 0
+    for name in typing.get_type_hints(cls):
+        most = {"ms": 1e3 * LONGEST_S, "s": LONGEST_S}.get(name.rpartition("_")[2])
+        if most is None:
+            continue
+        cls(**{name: most, **({"reopen_largest_s": most} if name == "reopen_first_s" else {})})
+        for long in (1.01 * most, 1e14, 1e303):
+            with pytest.raises(ValueError, match=rf"^{name} is .*; it is {most:g} at most$".replace("+", r"\+")):
+                cls(**{name: long})
+        found += 1
+    assert found
 
 
 def test_a_gate_in_words_is_off_or_auto() -> None:

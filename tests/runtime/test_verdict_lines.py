@@ -128,6 +128,12 @@ def test_a_wrong_value_is_refused(key: str, value: object) -> None:
         from_json(line)
 
 
+@pytest.mark.parametrize("line", [None, 7, [], "views"])
+def test_what_is_no_object_is_refused(line: Any) -> None:
+    with pytest.raises(BadArtifact, match=r"v.jsonl:3: not a JSON object"):
+        from_json(line, "v.jsonl:3")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("box_px", [1, 2, 3]), ("area_px", 1.5), ("confidence", "high"), ("colour", "red"), ("contour_px", [[1]])],
