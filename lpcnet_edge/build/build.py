@@ -28,7 +28,7 @@ from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.parity import check_parity
 from lpcnet_edge.build.qat import Candidate, tune
 from lpcnet_edge.build.ranging import find_ranges, methods_report
-from lpcnet_edge.build.report import as_json, curve, curve_png, summary
+from lpcnet_edge.build.report import as_json, curve, curve_png, lasting, summary
 from lpcnet_edge.build.restore import Step, kept_sensitivity, multiply_adds, restore
 from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
 from lpcnet_edge.build.splits import trained_on
@@ -79,7 +79,8 @@ def build_bundle(
     BadWeights
         The weights cannot be used, or no bundle may have their classes.
     BadData
-        The calibration set is refused by lint, or its images have other channels than the network takes.
+        The calibration set is refused by lint, or its images have other channels than the network takes, or a
+        fine-tune would train on other classes than the network has.
     UsageError
         No bundle may be called as ``out`` is.
     And whatever reading weights, data and bundle raises.
@@ -99,6 +100,12 @@ def build_bundle(
             mend="take weights that were trained on such images; a folder or a COCO file can be read as the network "
             f"takes it, with --channels {network.channels}",
         )
+    if settings.qat is not None and calibration_data.classes != network.classes:
+        raise BadData(
+            f"{calibration_data.name} to fine-tune on has the classes {', '.join(calibration_data.classes)}; the "
+            f"network {weights} has {', '.join(network.classes)}",
+            mend="name data of these classes, in this order, or leave --qat out",
+        )
     calibration_data = Remembered(calibration_data)
     digest = hashlib.sha256(weights_path(weights).read_bytes()).hexdigest()
     progress("exporting", 0, 1)
@@ -116,7 +123,7 @@ def build_bundle(
     chosen = pick_calibration_set(
         calibration_data, recipe, network.tile_px, lambda d, t: progress("picking calibration tiles", d, t)
     )
-    tiles = _linted(chosen)
+    tiles = _linted(chosen, calibrating=settings.precision == "int8")
     progress("checking parity", 0, 1)
     parity = check_parity(network, engines.reference(), tiles[:PARITY_TILES])
     judge = make_judge(engines.reference(), progress)
@@ -159,7 +166,7 @@ def build_bundle(
     progress("recording golden tiles", 0, 1)
     files |= stages | golden_files(stages, tiles)
     files |= {f"reference/{name}.onnx": m.SerializeToString() for name, m in _named(pair).items()}
-    files["accuracy.json"] = as_json(report)
+    files["accuracy.json"] = as_json(lasting(report))
     files["calibration-set.json"] = as_json(chosen.to_manifest())
     if settings.plans:
         notes += _plans(settings, models, files, progress)
@@ -267,10 +274,11 @@ def _hold(
     )
 
 
-def _linted(chosen: CalibrationSet) -> NDArray[np.uint8]:
-    """The set's tiles, unless lint refuses them."""
+def _linted(chosen: CalibrationSet, *, calibrating: bool) -> NDArray[np.uint8]:
+    """The set's tiles, unless lint refuses them; too few only where ranges are found with them."""
     tiles = list(chosen.tiles())
     refused = [finding for finding in lint_tiles(tiles) if finding.severity == "refuse"]
+    refused = [finding for finding in refused if calibrating or finding.kind != "too_few"]
     if refused:
         raise BadData(f"the calibration set is refused: {refused[0].message}", mend=refused[0].mend)
     return np.stack(tiles)

@@ -41,6 +41,9 @@ class CalibrationKey:
         ``OBSERVER_VERSION`` of the histograms.
     backend
         On which ``auto`` compared the methods; empty where the method was named.
+    network
+        SHA-256 over both float ONNX files: with the same weights another source of the network, or another export,
+        computes other activations. Empty in files of versions that did not ask for it.
     """
 
     weights: str
@@ -52,6 +55,7 @@ class CalibrationKey:
     levels: int = LEVELS
     observer: int = OBSERVER_VERSION
     backend: str = ""
+    network: str = ""
 
     @property
     def digest(self) -> str:

@@ -146,7 +146,7 @@ class CalibrationSet:
 
     def _content(self) -> dict[str, Any]:
         return {
-            "dataset": self.dataset.name,
+            "dataset": name_as_text(self.dataset.name),
             "recipe": to_mapping(self.recipe),
             "tile_px": self.tile_px,
             "shortfalls": list(self.shortfalls),
@@ -220,7 +220,7 @@ def pick_calibration_set(
 
 def is_manifest(path: Path) -> bool:
     """Whether a file is the manifest of a calibration set, damaged or not."""
-    if path.suffix != ".json" or not path.is_file():
+    if not path.is_file():
         return False
     with path.open("rb") as stream:
         return b'"lpcnet-edge calibration set' in stream.read(256)
@@ -266,6 +266,8 @@ def open_calibration_set(path: Path, dataset: Dataset) -> CalibrationSet:
 def _check(dataset: Dataset, recipe: CalibrationRecipe, rows: Sequence[Mapping[str, str]]) -> None:
     """Refuse what the data cannot give."""
     total, defective = len(rows), sum(entry.label != 0 for entry in dataset.entries)
+    if not total:
+        raise BadData(f"{dataset.name} has no image to pick from", mend="exclude fewer folds, or correct the parts")
     if total < recipe.tiles:
         raise BadData(
             f"the recipe asks for {recipe.tiles} tiles, {dataset.name} has {total} images to pick from",

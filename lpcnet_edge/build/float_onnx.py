@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnx
@@ -15,13 +15,15 @@ from lpcnet_edge.files import write_atomically
 from lpcnet_edge.network.inference import FloatNetwork
 
 _STAGES = ("localization", "confidence")
+_LIBRARIES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnx-graphsurgeon", "onnxruntime")
+"""What the export runs through: torch's exporter is largely onnxscript and onnx-ir; ONNX Runtime folds constants."""
 
 
 def float_pair(network: FloatNetwork, weights_sha256: str, cache: Path) -> tuple[OnnxPair, str]:
     """The pair and a note on where it came from.
 
     The cache is addressed by the weights, this package's own source of the network and the export, and the versions of
-    torch and onnx; a file in it that does not have the digest written beside it is made again.
+    the libraries that export; a file in it that does not have the digest written beside it is made again.
     """
     folder = cache / _address(weights_sha256)
     stages = [_read(folder / f"{stage}.onnx") for stage in _STAGES]
@@ -42,8 +44,15 @@ def _address(weights_sha256: str) -> str:
     sources = ("build/export.py", "build/names.py", "backends/graphs.py")
     for path in sorted((*root.glob("network/*.py"), *(root / name for name in sources))):
         digest.update(path.read_bytes())
-    digest.update(f"{version('torch')} {version('onnx')} {version('onnx-graphsurgeon')}".encode())
+    digest.update(" ".join(_version(name) for name in _LIBRARIES).encode())
     return digest.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a build of another name, or none: exporting would say so
+        return "unknown"
 
 
 def _read(path: Path) -> onnx.ModelProto | None:

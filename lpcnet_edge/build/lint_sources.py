@@ -75,6 +75,14 @@ def look_at_set(chosen: CalibrationSet, progress: Progress | None = None) -> Loo
     return Looked(looked.looks, (*looked.unreadable, finding), looked.classes, looked.name)
 
 
+def without_parts_of(dataset: Dataset, check: Dataset) -> tuple[Dataset, tuple[str, ...]]:
+    """The dataset without the parts that ``check`` has by name, other images of them too, and those parts' names."""
+    shown = {entry.part for entry in check.entries}
+    kept = [index for index, entry in enumerate(dataset.entries) if entry.part not in shown]
+    parts = {entry.part for entry in dataset.entries} & shown
+    return (dataset.select(kept) if parts else dataset), tuple(sorted(parts))
+
+
 def without_look_alikes(
     dataset: Dataset, check: Dataset, progress: Progress | None = None
 ) -> tuple[Dataset, tuple[str, ...]]:

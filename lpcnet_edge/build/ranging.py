@@ -22,6 +22,7 @@ from lpcnet_edge.build.calibration_file import (
 from lpcnet_edge.build.calibration_set import CalibrationSet
 from lpcnet_edge.build.engines import Engines
 from lpcnet_edge.build.observe import observe
+from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.quantise import LEVELS
 from lpcnet_edge.build.ranges import METHODS, Method
 from lpcnet_edge.build.settings import Progress
@@ -69,6 +70,7 @@ def find_ranges(
         method=method,
         tile_px=chosen.tile_px,
         backend=engines.backend if method == "auto" else "",
+        network=_network_digest(engines.pair),
     )
     path = cache / f"{key.digest}.json"
     calibration, why = load_calibration(path, key)
@@ -88,6 +90,14 @@ def find_ranges(
         save_calibration(path, calibration)
         write_atomically(_table(path), json.dumps({"calibration": _digest(calibration), "methods": methods}))
     return Ranging(calibration, methods, reused, note)
+
+
+def _network_digest(pair: OnnxPair) -> str:
+    """SHA-256 (hex) over the two float files."""
+    digest = hashlib.sha256()
+    for model in (pair.localization, pair.confidence):
+        digest.update(hashlib.sha256(model.SerializeToString()).digest())
+    return digest.hexdigest()
 
 
 def _table(path: Path) -> Path:

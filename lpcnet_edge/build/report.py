@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lpcnet_edge.build.judging import Judgement
@@ -13,8 +13,17 @@ from lpcnet_edge.files import finite
 
 
 def as_json(value: Any) -> bytes:
-    """Indented JSON; numbers that JSON cannot hold become null, bytes of names that are no UTF-8 ``\\udcNN``."""
+    """Indented JSON; numbers that JSON cannot hold become null, bytes of names that are no UTF-8 ``\\xNN``."""
     return (json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def lasting(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``accuracy.json`` keeps of a report: all but how long a fine-tune took, since the same build is to make
+    the same bytes."""
+    qat = report.get("qat")
+    if not qat:
+        return dict(report)
+    return {**report, "qat": {name: value for name, value in qat.items() if name != "seconds"}}
 
 
 def curve_png(steps: Sequence[Step], max_drop: float) -> bytes:

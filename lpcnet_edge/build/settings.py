@@ -70,16 +70,17 @@ class BuildSettings:
             raise BadConfig(f"qat is for int8, precision is {self.precision}", mend="leave qat out, or build int8")
 
     def recipe_for(self, images: int) -> CalibrationRecipe:
-        """Which tiles are picked of so many images. Where nothing is calibrated no more than there are: they serve the
-        parity and the self-test alone."""
-        if self.precision == "int8":
+        """Which tiles are picked of so many images. Where nothing is calibrated no more than there are, then without
+        counts: they serve the parity and the self-test alone."""
+        if self.precision == "int8" or images >= self.recipe.tiles or not images:
             return self.recipe
-        return replace(self.recipe, tiles=min(self.recipe.tiles, images))
+        return replace(self.recipe, tiles=images, counts={})
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A finished build; ``report`` is what went into ``accuracy.json``, ``phases`` the seconds that each phase took."""
+    """A finished build; ``report`` is what went into ``accuracy.json``, and how long a fine-tune took; ``phases`` the
+    seconds that each phase took."""
 
     bundle: Bundle
     report: Mapping[str, Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpcnet_edge.build.lint_sources import lint_set, look_at_dataset, without_look_alikes
+from lpcnet_edge.build.lint_sources import lint_set, look_at_dataset, without_look_alikes, without_parts_of
 from lpcnet_edge.build.settings import Progress
 from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
 from lpcnet_edge.datasets.selection import known_values
@@ -84,10 +84,7 @@ def split_from(dataset: Dataset, check: Dataset, name: str, progress: Progress) 
 
 def _apart(calibration: Dataset, check: Dataset, progress: Progress) -> tuple[Dataset, str]:
     """The calibration images of no part that the check shows, by name or as far as looks tell; what to say of it."""
-    shown = {entry.part for entry in check.entries}
-    kept = [index for index, entry in enumerate(calibration.entries) if entry.part not in shown]
-    if len(kept) < len(calibration.entries):
-        calibration = calibration.select(kept)
+    calibration, _ = without_parts_of(calibration, check)
     calibration, dropped = without_look_alikes(
         calibration, check, lambda done, total: progress("looking for look-alikes", done, total)
     )
@@ -133,7 +130,8 @@ def trained_on(weights: str | Path) -> dict[str, Any]:
             data = card.get("data") if isinstance(card, dict) else None
             if not isinstance(data, dict):
                 return {}
-            folds = [str(fold) for fold in data.get("folds") or ()]
+            stated_folds = data.get("folds")
+            folds = [str(fold) for fold in stated_folds] if isinstance(stated_folds, list) else []
             return {"data": str(data.get("name")), "digest": str(data.get("digest")), "folds": folds}
     return {}
 

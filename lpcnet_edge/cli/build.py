@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import add_json_option, phases, print_json, text_console
-from lpcnet_edge.cli.options import add_dataset_options, add_rules_option, open_data, open_rules
+from lpcnet_edge.cli.options import add_dataset_options, add_rules_option, open_check_data, open_data, open_rules
 from lpcnet_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--check-data", metavar="DATA", help="other data to check on")
     parser.add_argument("--recipe", type=Path, metavar="YAML", help="which tiles calibrate (docs/calibration.md)")
     parser.add_argument("--method", choices=_METHODS, metavar="NAME", help=f"{', '.join(_METHODS)}; default auto")
-    parser.add_argument("--max-drop", type=float, metavar="POINTS", help="mIoU that INT8 may lose, 0.5")
+    parser.add_argument("--max-drop", type=float, metavar="POINTS", help="mIoU that INT8 or FP16 may lose, 0.5")
     parser.add_argument(
         "--qat",
         nargs="?",
@@ -96,6 +96,8 @@ def run_build(args: argparse.Namespace) -> int:
 
         options["qat"] = QatSettings() if args.qat is True else QatSettings(steps=args.qat)
     if args.max_drop is not None:
+        if args.precision == "fp32":
+            raise UsageError("--max-drop is for INT8 and FP16: FP32 loses nothing", mend="leave --max-drop out")
         if not 0 <= args.max_drop <= 100:
             raise UsageError(f"--max-drop is {args.max_drop:g}", mend="give points of mIoU, 0 to 100")
         options["max_drop"] = args.max_drop
@@ -130,7 +132,6 @@ def run_build(args: argparse.Namespace) -> int:
 
 def _splits(args: argparse.Namespace, progress: Progress) -> Splits:
     from lpcnet_edge.build.splits import generated_splits, split, split_from
-    from lpcnet_edge.datasets import open_dataset
 
     if args.check_data and args.check_fold:
         raise UsageError("--check-data and --check-fold are both given", mend="leave one of them out")
@@ -147,8 +148,7 @@ def _splits(args: argparse.Namespace, progress: Progress) -> Splits:
         return generated_splits()
     data = open_data(args)
     if args.check_data:
-        check = open_dataset(args.check_data, channels=args.channels)
-        return split_from(data, check, args.check_data, progress)
+        return split_from(data, open_check_data(args), args.check_data, progress)
     return split(data, args.weights, args.check_fold, progress)
 
 

@@ -11,6 +11,7 @@ from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar
 from lpcnet_edge.cli.options import (
     add_dataset_options,
     add_rules_option,
+    open_check_data,
     open_data,
     open_rules,
     refuse_in_bundles,
@@ -109,7 +110,7 @@ def _open_recipe(path: Path | None) -> CalibrationRecipe:
 def run_set(args: argparse.Namespace) -> int:
     """``lpcnet-edge calibrate set``"""
     from lpcnet_edge.build.calibration_set import pick_calibration_set
-    from lpcnet_edge.build.lint_sources import without_look_alikes
+    from lpcnet_edge.build.lint_sources import without_look_alikes, without_parts_of
     from lpcnet_edge.datasets import with_fold, without_fold
 
     refuse_in_bundles(args.out)
@@ -122,7 +123,9 @@ def run_set(args: argparse.Namespace) -> int:
     with progress_bar("picking") as progress:
         if args.exclude_fold:
             check = with_fold(data, args.exclude_fold)
-            data, left_out = without_look_alikes(without_fold(data, args.exclude_fold), check, progress)
+            data, shown = without_parts_of(without_fold(data, args.exclude_fold), check)
+            data, alike = without_look_alikes(data, check, progress)
+            left_out = (*shown, *alike)
         chosen = pick_calibration_set(data, recipe, args.tile, progress)
     chosen.write(args.out)
     parts = len({entry.part for entry in chosen.entries})
@@ -140,7 +143,7 @@ def run_set(args: argparse.Namespace) -> int:
         return 0
     print(f"{args.out}: {len(chosen.entries)} images of {parts} parts, digest {chosen.digest}")
     if left_out:
-        print(f"left out, since they look like parts of the excluded folds: {', '.join(left_out)}")
+        print(f"left out, since they are parts of the excluded folds or look like them: {', '.join(left_out)}")
     for shortfall in chosen.shortfalls:
         print(f"short: {shortfall}")
     return 0
@@ -299,10 +302,10 @@ def _look_at_source(args: argparse.Namespace, progress: Any) -> tuple[Looked, Lo
     """The images to judge, and those of the check."""
     from lpcnet_edge.build.calibration_set import is_manifest, open_calibration_set, pick_calibration_set
     from lpcnet_edge.build.lint_sources import is_image_folder, look_at_dataset, look_at_folder, look_at_set
-    from lpcnet_edge.datasets import open_dataset, with_fold, without_fold
+    from lpcnet_edge.datasets import with_fold, without_fold
 
     source = Path(args.source)
-    check = look_at_dataset(open_dataset(args.check_data, channels=args.channels)) if args.check_data else None
+    check = look_at_dataset(open_check_data(args)) if args.check_data else None
     if is_manifest(source):
         if args.data is None or args.recipe:
             raise UsageError(
@@ -318,6 +321,12 @@ def _look_at_source(args: argparse.Namespace, progress: Any) -> tuple[Looked, Lo
             raise UsageError(
                 f"{source} is a folder of images without labels", mend="--recipe and --fold need a dataset"
             )
+        for name in ("images_root", "parts", "empty_masks", "grouping"):
+            if getattr(args, name) is not None and not (name == "parts" and args.check_data):
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{option} is of a dataset, {source} is a folder of images", mend=f"leave {option} out"
+                )
         return look_at_folder(source, args.channels, progress), check
     args.data = args.source
     data = open_data(args)

@@ -104,6 +104,16 @@ def open_data(args: argparse.Namespace, folds: list[str] | None = None) -> Datas
     return with_fold(dataset, set(folds)) if folds else dataset
 
 
+def open_check_data(args: argparse.Namespace) -> Dataset:
+    """The dataset of ``--check-data``, read in the channels and, where it is COCO too, in the parts of ``--data``."""
+    from lpcnet_edge.datasets import Coco, open_dataset
+
+    check = open_dataset(args.check_data, channels=args.channels)
+    if args.parts is not None and isinstance(check, Coco) and not (check.path.parent / "parts.csv").exists():
+        return open_dataset(args.check_data, channels=args.channels, parts=args.parts)
+    return check
+
+
 def add_rules_option(parser: argparse.ArgumentParser, default: str = "any defect pixel rejects") -> None:
     """Add ``--rules``; ``default`` says what holds without it."""
     parser.add_argument("--rules", type=Path, metavar="YAML", help=f"verdict rules; by default {default}")

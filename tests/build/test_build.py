@@ -23,19 +23,21 @@ from built import DATA, Built, Workshop, files_of, options
 
 from lpcnet_edge.backends.graphs import from_model
 from lpcnet_edge.backends.onnxruntime import OnnxRuntimeEngine
-from lpcnet_edge.build.calibration_set import open_calibration_set
+from lpcnet_edge.build.build import _linted
+from lpcnet_edge.build.calibration_set import CalibrationRecipe, open_calibration_set, pick_calibration_set
 from lpcnet_edge.build.golden import GOLDEN_FILE, GOLDEN_TILES
 from lpcnet_edge.build.quantise import LEVELS, place
 from lpcnet_edge.build.ranges import METHODS
-from lpcnet_edge.build.report import as_json
-from lpcnet_edge.build.settings import BuildResult
+from lpcnet_edge.build.report import as_json, lasting
+from lpcnet_edge.build.settings import BuildResult, BuildSettings
 from lpcnet_edge.build.splits import split
-from lpcnet_edge.bundle.manifest import check_plain
+from lpcnet_edge.bundle.manifest import Precision, check_plain
 from lpcnet_edge.bundle.names import printable
 from lpcnet_edge.bundle.read import open_bundle
 from lpcnet_edge.cli import main
 from lpcnet_edge.cli.build import _METHODS, _print
 from lpcnet_edge.datasets import open_dataset
+from lpcnet_edge.errors import BadData
 from lpcnet_edge.network.weights import load_network, save_weights
 
 STAGES = ("localization", "confidence")
@@ -166,7 +168,12 @@ def test_what_would_fail_at_the_end_fails_at_the_beginning(
     frames = tmp_path / "frames"
     assert main(["generate", "carbon-fabric", "--out", str(frames), "--count", "8", "--size", "128"]) == 0
     data = ["--data", str(frames)]
+    others = tmp_path / "others"
+    shutil.copytree(frames, others)
+    classes = others / "classes.yaml"
+    classes.write_text(classes.read_text().replace("wrinkle", "scratch"))
     for more, said in (
+        (["--data", str(others), "--qat"], "to fine-tune on has the classes"),
         ([*data, "--out", str(tmp_path / "file")], "exists and is no folder"),
         ([*data, "--key", str(tmp_path / "file")], "is no key in PEM form"),
         ([*data, "--rules", str(tmp_path / "rules.yaml")], "did you mean 'wrinkle'?"),
@@ -180,6 +187,27 @@ def test_what_would_fail_at_the_end_fails_at_the_beginning(
     assert main(["build", "--weights", str(tmp_path / "odd.safetensors"), *data, "--out", str(tmp_path / "out")]) == 3
     assert r"the class name 'zero\u200bwidth' is empty" in capsys.readouterr().err
     assert not (tmp_path / "cache" / "exports").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_float_build_asks_for_no_more_images_than_there_are(precision: Precision) -> None:
+    """Nothing is calibrated: neither counts nor the least number of images that ranges need."""
+    recipe = CalibrationRecipe(tiles=64, counts={"class": {"wrinkle": 20}})
+    settings = BuildSettings(precision=precision, recipe=recipe)
+    data = open_dataset("carbon-fabric:count=10,seed=3,size=128")
+    chosen = pick_calibration_set(data, settings.recipe_for(len(data.entries)), 128)
+    assert len(_linted(chosen, calibrating=False)) == 10
+    with pytest.raises(BadData, match="10 images: under 16 the ranges are left to chance"):
+        _linted(chosen, calibrating=True)
+    assert settings.recipe_for(64) == recipe
+
+
+def test_how_long_a_fine_tune_took_is_not_kept() -> None:
+    """It differs from one build to the next, and the same build is to make the same bytes."""
+    report = {"qat": {"used": True, "steps": 3, "seconds": 1.5}, "method": "mse"}
+    assert lasting(report) == {"qat": {"used": True, "steps": 3}, "method": "mse"}
+    assert lasting({"method": "mse"}) == {"method": "mse"}
+    assert report["qat"] == {"used": True, "steps": 3, "seconds": 1.5}
 
 
 def test_names_of_folders_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +228,7 @@ def test_names_of_folders_stand_in_a_manifest_as_they_can_be_printed() -> None:
     expected = {**about, "trained_on": {"folds": ["1", r"\udce9\x1b"]}}
     assert printable(about) == expected
     check_plain(expected, "provenance")
-    assert json.loads(as_json({"parts": ["\udce9"]})) == {"parts": ["\udce9"]}
+    assert json.loads(as_json({"parts": ["\udce9"]})) == {"parts": [r"\xe9"]}
 
 
 @pytest.mark.parametrize("name", ["my bundle", "Prüfung", "-x", "x" * 65])
@@ -378,6 +406,7 @@ WRONG = [
     (["--from", "nowhere"], 3, "there is no bundle at nowhere"),
     (["--from", "nowhere", "--weights", "carbon-fabric"], 2, "--from takes everything from the bundle, --weights"),
     (["--from", "nowhere", "--check-data", DATA], 2, "--check-data is given"),
+    (["--weights", "carbon-fabric", "--out", "x", "--fp32", "--max-drop", "1"], 2, "FP32 loses nothing"),
     (["--from", "nowhere", "--max-drop", "0.5"], 2, "--max-drop is given"),
     (["--from", "x", "--method", "auto", "--channels", "1"], 2, "--channels, --method are given"),
     (["--from", "x", "--images-root", ".", "--parts", "(.)"], 2, "--images-root, --parts are given"),

@@ -191,6 +191,8 @@ def test_a_manifest_reads_back(tiles: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "set.json"
     chosen.write(path)
     assert is_manifest(path)
+    assert is_manifest(path.rename(tmp_path / "set"))  # nothing says that it has to end in .json
+    (tmp_path / "set").rename(path)
     assert json.loads(path.read_text(encoding="utf-8")) == chosen.to_manifest()
     again = open_calibration_set(path, tiles)
     assert (again.entries, again.digest, again.recipe) == (chosen.entries, chosen.digest, chosen.recipe)
@@ -260,6 +262,44 @@ def test_the_verb_writes_a_manifest(root: Path, tmp_path: Path, capsys: pytest.C
     assert said["digest"] in capsys.readouterr().out
     assert main([*argv[:4], "--out", str(out)]) == 0  # the default recipe: 128 of 135
     assert "short: 64 images with a defect were asked for, there are 63" in capsys.readouterr().out
+
+
+def write_two_views(root: Path, parts: int, folds: Callable[[int], str]) -> Path:
+    """A folder of parts with two views each that do not look alike; ``folds`` says which fold an image is in."""
+    rows = ["image,part,fold"]
+    for index in range(2 * parts):
+        mask = np.zeros((48, 40), np.uint8)
+        mask[4:9, 4:9] = index % 2
+        write_image(root / "images" / f"{index:03d}.png", surface(7000 + index))
+        write_image(root / "masks" / f"{index:03d}.png", mask)
+        rows.append(f"{index:03d}.png,part{index // 2},{folds(index)}")
+    (root / "parts.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (root / "classes.yaml").write_text("names: [background, scratch]\n", encoding="utf-8")
+    return root
+
+
+def test_the_verb_leaves_out_the_parts_of_excluded_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other images of a part that stands in an excluded fold calibrate as little as those in it."""
+    data = write_two_views(tmp_path / "data", 8, lambda index: "1" if index in (0, 4) else "2")
+    recipe, out = tmp_path / "r.yaml", tmp_path / "set.json"
+    recipe.write_text("tiles: 12\n", encoding="utf-8")
+    argv = ["calibrate", "set", "--data", str(data), "--recipe", str(recipe), "--exclude-fold", "1", "--out", str(out)]
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == ["part0", "part2"]
+    assert not {"part0", "part2"} & {part for _, part, *_ in json.loads(out.read_text(encoding="utf-8"))["images"]}
+    data = write_two_views(tmp_path / "mixed", 4, lambda index: str(1 + index % 2))  # every part stands in both
+    argv[3] = str(data)
+    assert main(argv) == 3
+    assert "mixed has no image to pick from" in capsys.readouterr().err
+
+
+def test_a_dataset_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    root = write_two_views(tmp_path / os.fsdecode(b"d\xe9tails"), 8, lambda index: "1")
+    data = open_dataset(root)
+    chosen = pick_calibration_set(data, CalibrationRecipe(tiles=8), 32)
+    assert chosen.to_manifest()["dataset"] == r"d\xe9tails"
+    chosen.write(tmp_path / "set.json")
+    assert open_calibration_set(tmp_path / "set.json", data).digest == chosen.digest
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 40), min_size=1, max_size=8), st.data())

@@ -15,6 +15,7 @@ from exported import SMALL, STAGES, Exported, fabric_tiles, random_network
 from lpcnet_edge.backends.engine import EngineSegmenter
 from lpcnet_edge.backends.graphs import OPSET, from_model
 from lpcnet_edge.backends.onnxruntime import OnnxRuntimeEngine
+from lpcnet_edge.build import float_onnx
 from lpcnet_edge.build.export import export_network
 from lpcnet_edge.build.float_onnx import float_pair
 from lpcnet_edge.build.parity import LEAST_CLASS_AGREEMENT, check_parity
@@ -179,6 +180,19 @@ def test_a_kept_export_that_was_damaged_is_made_again(
         (path,) = tmp_path.glob(name)
         path.write_bytes(damage)
         assert float_pair(small.network, "0" * 64, tmp_path)[1] == ""
+
+
+@pytest.mark.parametrize("library", ["torch", "onnx", "onnxscript"])
+def test_an_export_by_another_version_is_not_reused(
+    library: str, small: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed the parity with one version is to be exported again with another, as the error says."""
+    monkeypatch.setattr(float_onnx, "export_network", lambda network: small.pair)
+    assert float_pair(small.network, "0" * 64, tmp_path)[1] == ""
+    known = float_onnx.version
+    monkeypatch.setattr(float_onnx, "version", lambda name: "99" if name == library else known(name))
+    assert float_pair(small.network, "0" * 64, tmp_path)[1] == ""
+    assert float_pair(small.network, "0" * 64, tmp_path)[1] == "export reused"
 
 
 def test_parity_is_measured_to_the_pixel(small: Exported) -> None:

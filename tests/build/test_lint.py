@@ -197,6 +197,36 @@ def lint(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
     return code, json.loads(capsys.readouterr().out)
 
 
+def test_the_pattern_of_parts_serves_the_check_data_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two COCO files of one line: a part that both show is one part."""
+    for seed, name in enumerate(("train", "val")):
+        images = [
+            {"id": i, "file_name": f"{name}/p{i:02d}_{seed}.png", "width": 40, "height": 48} for i in range(1, 21)
+        ]
+        for i in range(1, 21):
+            write_image(tmp_path / f"{name}/p{i:02d}_{seed}.png", surface(9000 + 100 * seed + i))
+        square = {"category_id": 1, "segmentation": [[4, 4, 9, 4, 9, 9, 4, 9]]}
+        content = {
+            "images": images,
+            "annotations": [{"id": i, "image_id": i, **square} for i in range(1, 11)],
+            "categories": [{"id": 1, "name": "scratch"}],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    argv = [str(tmp_path / "train.json"), "--check-data", str(tmp_path / "val.json")]
+    assert "leak_same_part" not in {finding["kind"] for finding in lint(argv, capsys)[1]["findings"]}
+    argv += ["--parts", "/(?P<part>p[0-9]+)_"]
+    (leak,) = [found for found in lint(argv, capsys)[1]["findings"] if found["kind"] == "leak_same_part"]
+    assert len(leak["names"]) == 20
+    (tmp_path / "folder").mkdir()
+    loose = tmp_path / "folder" / "val.json"  # whose own table says which part each image shows
+    (tmp_path / "val.json").rename(loose)
+    (tmp_path / "val").rename(tmp_path / "folder" / "val")
+    rows = [f"val/p{i:02d}_1.png,own{i}" for i in range(1, 21)]
+    (tmp_path / "folder" / "parts.csv").write_text("\n".join(["image,part", *rows]) + "\n")
+    argv[2] = str(loose)
+    assert "leak_same_part" not in {finding["kind"] for finding in lint(argv, capsys)[1]["findings"]}
+
+
 def test_the_verb_on_a_dataset(tiles: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = lint([str(tiles), "--fold", "1"], capsys)
     assert (code, said["refused"], said["against"]) == (0, False, "the check data")
@@ -244,6 +274,15 @@ def test_the_verb_on_a_folder(
     assert (code, [f["kind"] for f in said["findings"]]) == (3, [kind])
     good = write_frames(tmp_path / "good", colour)
     assert lint([str(good), "--live", str(live)], capsys)[0] == 0
+
+
+@pytest.mark.parametrize("option", [("--parts", "(a)"), ("--images-root", "."), ("--grouping", "index")])
+def test_a_folder_of_images_takes_no_option_of_a_dataset(
+    option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_frames(tmp_path / "loose", GREY[:20])
+    assert main(["calibrate", "lint", str(folder), *option]) == 2
+    assert f"{option[0]} is of a dataset" in capsys.readouterr().err
 
 
 def test_a_dataset_of_float_images_is_refused_with_that_reason(

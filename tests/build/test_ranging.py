@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 from check_doubles import ArrayDataset, mask_with
 from exported import Exported
+from onnx import numpy_helper
 
 from lpcnet_edge.build.calibration_set import CalibrationRecipe, CalibrationSet, pick_calibration_set
 from lpcnet_edge.build.engines import Engines
 from lpcnet_edge.build.histogram import Histogram
 from lpcnet_edge.build.observe import batches, observe
+from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.ranges import METHODS
 from lpcnet_edge.build.ranging import Ranging, find_ranges, methods_report
 from lpcnet_edge.errors import BadArtifact
@@ -108,6 +111,13 @@ def test_it_is_measured_again_where_anything_differs(
     other = replace(chosen, entries=chosen.entries[:-1])
     assert find(engines, other, cache, method="entropy")[1] == ["observing activations"]
     assert find(engines, chosen, cache, method="entropy")[1] == []
+    # The same weights and names of tensors, as after a change of the network's own source.
+    pair = OnnxPair(*(copy.deepcopy(model) for model in (engines.pair.localization, engines.pair.confidence)))
+    (middle,) = (t for t in pair.localization.graph.initializer if t.name == "preprocess/centre.constant1")
+    middle.CopyFrom(numpy_helper.from_array(np.array(64.0, np.float32), middle.name))
+    changed, phases = find(engines.of(pair), chosen, cache, method="entropy")
+    assert phases == ["observing activations"]
+    assert changed.ranges != found.ranges
 
 
 def test_what_was_edited_is_refused(engines: Engines, chosen: CalibrationSet, first: Kept, tmp_path: Path) -> None:

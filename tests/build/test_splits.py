@@ -78,6 +78,13 @@ def test_the_card_of_other_weights_tells_nothing_of_these(tmp_path: Path) -> Non
         assert trained_on(tmp_path / "own.safetensors").get("folds", []) == folds
 
 
+@pytest.mark.parametrize(("folds", "found"), [("3", []), ("'12'", []), ("{a: b}", []), ("[1, 2]", ["1", "2"])])
+def test_only_a_list_of_folds_tells_which_were_trained_on(folds: str, found: Sequence[str], tmp_path: Path) -> None:
+    (tmp_path / "own.safetensors").write_bytes(b"")
+    (tmp_path / "own.yaml").write_text(f"data: {{name: x, folds: {folds}}}\n")
+    assert trained_on(tmp_path / "own.safetensors")["folds"] == found
+
+
 def test_a_part_that_looks_like_one_of_the_check_does_not_calibrate(tiles: Path, tmp_path: Path) -> None:
     """Two series of photographs of one part that got two numbers, in two folds."""
     root = tmp_path / "tiles"
