@@ -92,8 +92,6 @@ def run_run(args: argparse.Namespace) -> int:
 
         framing = settings.framing or framing_for(0, 0, bundle.manifest.tile_px)
         settings = replace(settings, framing=replace(framing, mode=args.framing))
-    if args.deadline_ms is not None and not args.live:
-        raise UsageError("--deadline-ms is for live running", mend="add --live")
     if settings.build_at_first_use:
         _make_ready(bundle, args)
     report = Report()
@@ -119,6 +117,7 @@ def run_run(args: argparse.Namespace) -> int:
         asked = settings.framing
         region = asked.region if asked is not None and asked.mode == "resize" else None
         _refuse_memory_off_gpu(args.memory, session)
+        _refuse_deadline_in_bulk(args.deadline_ms, session)
         several = len(args.source) > 1
         if several and (outputs.masks or outputs.overlays):
             _refuse_sources_alike(session)
@@ -195,6 +194,12 @@ def _refuse_memory_off_gpu(memory: str | None, session: Session) -> None:
             f"--memory {memory} is for a GPU, and {backend} computes on the processor",
             mend="leave it out, or name a GPU's --backend; cuda.memory in --config is read only where there is one",
         )
+
+
+def _refuse_deadline_in_bulk(deadline_ms: float | None, session: Session) -> None:
+    if deadline_ms is not None and not session.live:
+        session.close()
+        raise UsageError("--deadline-ms is for live running", mend="add --live; a camera is live by itself")
 
 
 def _refuse_shared_outputs(args: argparse.Namespace, settings: RunSettings) -> None:
@@ -292,14 +297,30 @@ def _identity(args: argparse.Namespace, settings: RunSettings, bundle_id: str) -
 
     said = to_mapping(settings)
     outputs = {name: path and os.path.abspath(path) for name in _OUTPUTS for path in (said["sinks"][name],)}
+    read = {
+        "framing.inspect_mask": settings.framing and settings.framing.inspect_mask,
+        "source.correction.dark": settings.source.correction.dark,
+        "source.correction.flat": settings.source.correction.flat,
+    }
     kept = ("framing", "gate", "budget_tiles", "uncertain", "rules")
     return {
         "bundle": bundle_id,
         "source": [os.path.abspath(text) for text in args.source],  # image files: others keep no journal
         "source settings": _plain(said["source"]),
         "outputs": outputs,
+        **{f"SHA-256 of {name}": _sha256(path) for name, path in read.items() if path},
         **{key: _plain(said[key]) for key in kept},
     }
+
+
+def _sha256(path: Path) -> str | None:
+    """None where it cannot be read, which the session then says."""
+    import hashlib
+
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -259,6 +259,26 @@ def test_a_resumed_run_counts_what_was_inspected_before(work: Path, capsys: pyte
     assert "none of 5 frame(s) was inspected, all are rejects; unreadable: images/10.png" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "setting", ["framing: {mode: tile, tile_px: 32, inspect_mask: m.png}", "source: {correction: {dark: m.png}}"]
+)
+def test_a_journal_belongs_to_what_its_settings_name(
+    work: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    """A mask that was painted anew between kill and resume would have inspected half the frames by each."""
+    Path("c.yaml").write_text(setting + "\n")
+    argv = ["run", "engine", "images", "--backend", "onnxruntime", "--config", "c.yaml", "--journal", "journal"]
+    mask = np.full(cv2.imread("images/0.png").shape[:2], 9, np.uint8)
+    for value in (9, 10):
+        mask[0, 0] = value
+        cv2.imwrite("m.png", mask)
+        assert main(argv) == (0 if value == 9 else 3)
+    assert main([*argv, "--json"]) == 3
+    assert "is the journal of a run with SHA-256 of " in capsys.readouterr().err
+    Path("m.png").unlink()
+    assert main(argv) == 3
+
+
 def test_a_journal_belongs_to_its_source(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Images called alike in another folder were taken for done, and so were those of a second source."""
     (work / "elsewhere" / "images").mkdir(parents=True)
