@@ -260,7 +260,8 @@ def test_a_resumed_run_counts_what_was_inspected_before(work: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    "setting", ["framing: {mode: tile, tile_px: 32, inspect_mask: m.png}", "source: {correction: {dark: m.png}}"]
+    "setting",
+    ["framing: {mode: tile, tile_px: 32, overlap_px: 4, inspect_mask: m.png}", "source: {correction: {dark: m.png}}"],
 )
 def test_a_journal_belongs_to_what_its_settings_name(
     work: Path, capsys: pytest.CaptureFixture[str], setting: str
