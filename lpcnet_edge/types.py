@@ -145,6 +145,8 @@ class Defect:
         Names of the rules' zones in which it has a pixel.
     contour_px
         Its outer contour as corners (x, y), where the rules ask for it.
+    frame_box_px
+        The box in pixels of the frame, where the class map is not the frame's pixel by pixel.
     """
 
     name: str
@@ -154,9 +156,10 @@ class Defect:
     confidence: float
     zones: tuple[str, ...] = ()
     contour_px: tuple[tuple[int, int], ...] | None = None
+    frame_box_px: tuple[int, int, int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; ``zones`` and ``contour_px`` only where there are any."""
+        """Plain data; ``zones``, ``contour_px`` and ``frame_box_px`` only where there are any."""
         line: dict[str, Any] = {
             "class": self.name,
             "box_px": list(self.box_px),
@@ -168,6 +171,8 @@ class Defect:
             line["zones"] = list(self.zones)
         if self.contour_px is not None:
             line["contour_px"] = [list(corner) for corner in self.contour_px]
+        if self.frame_box_px is not None:
+            line["frame_box_px"] = list(self.frame_box_px)
         return line
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -49,6 +50,37 @@ def test_defects_have_class_box_area_and_confidence(scratched: tuple[NDArray[np.
     assert first_hole == Defect("hole", (3, 10, 2, 2), 4, 1.0, pytest.approx(0.2))
     assert second_hole.box_px == (20, 15, 2, 2)
     assert find_defects(*scratched, CLASSES)[0].area_mm2 is None
+
+
+def test_scale_and_place_are_the_frames(scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
+    """A target in front of the camera gives mm a pixel of the frame; of the map they would be others."""
+    rules = Rules(ClassRule(min_area_mm2=6.5), mm_per_px=0.5)
+    shown = (100, 40, 30 * 3, 20 * 2)  # a region of the frame, three of its px for one along x, two along y
+    crack, *others = decide(*scratched, CLASSES, replace(rules, default=ClassRule()), shown_px=shown).defects
+    assert (crack.box_px, crack.area_px) == ((2, 5, 12, 1), 12)
+    assert crack.area_mm2 == pytest.approx(12 * 3 * 2 * 0.25)
+    assert crack.frame_box_px == (106, 50, 36, 2)
+    assert others[0].to_json()["frame_box_px"] == [109, 60, 6, 4]
+    assert decide(*scratched, CLASSES, rules, shown_px=shown).outcome == "reject"
+    assert decide(*scratched, CLASSES, rules).outcome == "pass"
+    for same in (None, (0, 0, 30, 20)):
+        (crack, *_) = decide(*scratched, CLASSES, Rules(mm_per_px=0.5), shown_px=same).defects
+        assert (crack.area_mm2, crack.frame_box_px) == (3.0, None)
+        assert "frame_box_px" not in crack.to_json()
+
+
+@given(class_maps, st.integers(1, 40), st.integers(1, 40))
+def test_boxes_in_the_frame_hold_what_they_show(classes: NDArray[np.uint8], height: int, width: int) -> None:
+    """However it was resized, and never beyond the frame."""
+    shown = (7, 9, width, height)
+    for defect in decide(classes, np.full_like(classes, 255), CLASSES, Rules(), shown_px=shown).defects:
+        x, y, wide, high = defect.box_px
+        left, top, across, down = defect.frame_box_px or (x, y, wide, high)
+        assert 7 <= left < left + across <= 7 + width or defect.frame_box_px is None
+        assert (left - 7) * 17 <= x * width
+        assert (left - 7 + across) * 17 >= (x + wide) * width
+        assert (top - 9) * 12 <= y * height
+        assert (top - 9 + down) * 12 >= (y + high) * height
 
 
 def test_by_default_any_defect_rejects(scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:

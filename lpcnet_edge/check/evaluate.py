@@ -77,7 +77,14 @@ def evaluate(
         told += reliability(checked.truth, checked.predicted, checked.confidence)
         flagged = checked.predicted > 0
         told_defect += reliability(checked.truth[flagged], checked.predicted[flagged], checked.confidence[flagged])
-        verdict = decide(checked.predicted, checked.confidence, segmenter.classes, rules, part_id=checked.entry.part)
+        verdict = decide(
+            checked.predicted,
+            checked.confidence,
+            segmenter.classes,
+            rules,
+            part_id=checked.entry.part,
+            shown_px=checked.shown_px,
+        )
         if checked.defective:
             defects.append(
                 match_defects(checked.truth, counting_map(checked.predicted, verdict, segmenter.classes, rules))

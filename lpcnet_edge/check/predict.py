@@ -80,6 +80,15 @@ class _Item:
     read: Callable[[], tuple[Image, _Known | None]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is kept of an image: its tile, its known mask, and its box (x, y, width, height), which the tile shows."""
+
+    tile: Image
+    known: _Known | None
+    shown_px: tuple[int, int, int, int]
+
+
 def predict_images(
     segmenter: Segmenter,
     paths: Sequence[str | Path],
@@ -91,7 +100,8 @@ def predict_images(
 ) -> list[ImageVerdict]:
     """Decide on image files, each resized whole to one tile.
 
-    Areas and boxes, and those of the rules, are in pixels of the tile.
+    Areas and boxes, and those of the rules, are in pixels of the tile; ``mm_per_px`` and ``frame_box_px`` are about the
+    image's.
 
     Parameters
     ----------
@@ -186,7 +196,7 @@ def _decide(segmenter: Segmenter, items: Sequence[_Item], rules: Rules) -> Itera
     """The verdict on each item, in order, and its overlay where the file could be read."""
     readings = [_read(item, segmenter.tile_px) for item in items]
     readable = [index for index, reading in enumerate(readings) if not isinstance(reading, str)]
-    tiles = [reading[0] for reading in readings if not isinstance(reading, str)]
+    tiles = [reading.tile for reading in readings if not isinstance(reading, str)]
     prediction = predict_tiles(segmenter, tiles, [items[index].name for index in readable]) if tiles else None
     places = iter(range(len(tiles)))
     for item, reading in zip(items, readings, strict=True):
@@ -194,10 +204,16 @@ def _decide(segmenter: Segmenter, items: Sequence[_Item], rules: Rules) -> Itera
             error = str(reading)
             yield ImageVerdict(item.name, Verdict(item.part, "reject", (f"unreadable: {error}",)), error=error), None
             continue
-        tile, known = reading
-        place = next(places)
+        known, place = reading.known, next(places)
         classes = prediction.classes[place]
-        verdict = decide(classes, prediction.confidence[place], segmenter.classes, rules, part_id=item.part)
+        verdict = decide(
+            classes,
+            prediction.confidence[place],
+            segmenter.classes,
+            rules,
+            part_id=item.part,
+            shown_px=reading.shown_px,
+        )
         row = ImageVerdict(
             item.name,
             verdict,
@@ -205,16 +221,16 @@ def _decide(segmenter: Segmenter, items: Sequence[_Item], rules: Rules) -> Itera
             known=None if known is None else known.classes,
             defect_iou=None if known is None else _defect_iou(known.mask, classes),
         )
-        yield row, overlay(tile, classes)
+        yield row, overlay(reading.tile, classes)
 
 
-def _read(item: _Item, side: int) -> tuple[Image, _Known | None] | str:
+def _read(item: _Item, side: int) -> _Reading | str:
     """An item's tile and known mask, or why it cannot be read."""
     try:
         image, known = item.read()
     except BadData as exc:
         return str(exc)
-    return resize_image(image, side, side), known
+    return _Reading(resize_image(image, side, side), known, (0, 0, image.shape[1], image.shape[0]))
 
 
 def _defect_iou(known: ClassMap, predicted: ClassMap) -> float | None:

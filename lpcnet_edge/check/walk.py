@@ -20,7 +20,8 @@ Progress = Callable[[int, int], None]
 class Checked:
     """One image after its way through the segmenter; all maps are (S, S) at the segmenter's tile size.
 
-    ``defective`` comes from the mask as it was annotated: resizing could lose a defect of a few pixels.
+    ``defective`` comes from the mask as it was annotated: resizing could lose a defect of a few pixels. ``shown_px`` is
+    the box (x, y, width, height) that the maps show, the whole image as it was.
     """
 
     entry: Entry
@@ -30,6 +31,7 @@ class Checked:
     predicted: ClassMap
     confidence: ConfidenceMap
     score: float
+    shown_px: tuple[int, int, int, int]
 
 
 def walk(
@@ -113,6 +115,7 @@ def _predict(segmenter: Segmenter, dataset: Dataset, indices: range) -> Iterator
             predicted=prediction.classes[i].copy(),  # who keeps one image does not keep its batch
             confidence=prediction.confidence[i].copy(),
             score=float(prediction.score[i]),
+            shown_px=(0, 0, sample.image.shape[1], sample.image.shape[0]),
         )
 
 

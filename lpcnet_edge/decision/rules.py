@@ -121,7 +121,7 @@ class Zone:
 class Rules:
     """The verdict rules of a station: ``default`` for every defect class that ``per_class`` does not name.
 
-    Areas are px of the class map that is decided on. ``mm_per_px``, the side of such a pixel, adds areas in mm2.
+    Areas are px of the class map that is decided on. ``mm_per_px``, the side of a frame's pixel, adds areas in mm2.
     A defect is judged by the rules of every zone in which it has a pixel, and by the general rules if it has one
     outside all zones; its area is its whole area each time. ``contours`` adds the outlines of defects.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from lpcnet_edge.decision.rules import Rules, Zone
 from lpcnet_edge.types import ClassMap, ConfidenceMap, Defect, Outcome, PartVerdict, Verdict
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""x, y, width, height, as in ``Defect.box_px``."""
 
 GAP_PX = 32
 """Defects with less background than this between them are looked at together: a box for every speck costs more."""
@@ -38,18 +42,25 @@ def find_defects(
     mm_per_px
         Side of a pixel in mm, if known.
     """
-    return [found.defect for found in _find(class_map, confidence_map, classes, Rules(mm_per_px=mm_per_px))]
+    return [found.defect for found in _find(class_map, confidence_map, classes, Rules(mm_per_px=mm_per_px), None)]
 
 
 def decide(
-    class_map: ClassMap, confidence_map: ConfidenceMap, classes: Sequence[str], rules: Rules, *, part_id: str = ""
+    class_map: ClassMap,
+    confidence_map: ConfidenceMap,
+    classes: Sequence[str],
+    rules: Rules,
+    *,
+    part_id: str = "",
+    shown_px: Box | None = None,
 ) -> Verdict:
     """Decide one frame: reject where a class has as many counting defects as its rule says, else review or pass.
 
-    The arguments are those of :func:`find_defects`; they are trusted.
+    The arguments are those of :func:`find_defects`; they are trusted. ``shown_px`` is the box of the frame that the
+    maps show, where they are not the frame's pixel by pixel: ``rules.mm_per_px`` is about the frame's.
     """
     # Most frames of a line are free, and seeing that takes a tenth of the time that looking for boxes does.
-    found = _find(class_map, confidence_map, classes, rules) if cv2.hasNonZero(class_map) else []
+    found = _find(class_map, confidence_map, classes, rules, shown_px) if cv2.hasNonZero(class_map) else []
     if not found:
         return Verdict(part_id, "pass")
     rejects, reviews, counting = [], [], set()
@@ -125,9 +136,16 @@ def join_views(
     return PartVerdict(part_id, "reject" if rejected else "review" if review else "pass", tuple(reasons), dict(views))
 
 
-def _find(class_map: ClassMap, confidence_map: ConfidenceMap, classes: Sequence[str], rules: Rules) -> list[_Found]:
+def _find(
+    class_map: ClassMap, confidence_map: ConfidenceMap, classes: Sequence[str], rules: Rules, shown_px: Box | None
+) -> list[_Found]:
     """All defects, in the order of :func:`find_defects`; those too small for every rule may be left out."""
     smallest = min(rule.min_area_px for rule in rules.each())
+    if shown_px == (0, 0, class_map.shape[1], class_map.shape[0]):
+        shown_px = None
+    mm2_per_px = None if rules.mm_per_px is None else rules.mm_per_px**2
+    if shown_px is not None and mm2_per_px is not None:
+        mm2_per_px *= shown_px[2] * shown_px[3] / class_map.size
     ignored = [zone for zone in rules.zones if zone.ignore]
     judged = [zone for zone in rules.zones if not zone.ignore]
     frame = class_map.shape[0], class_map.shape[1]
@@ -153,13 +171,24 @@ def _find(class_map: ClassMap, confidence_map: ConfidenceMap, classes: Sequence[
                     name=classes[index],
                     box_px=(left + x, top + y, wide, high),
                     area_px=area,
-                    area_mm2=None if rules.mm_per_px is None else area * rules.mm_per_px**2,
+                    area_mm2=None if mm2_per_px is None else area * mm2_per_px,
                     confidence=means[label],
                     zones=tuple(zone.name for zone, hit in zip(judged, touched, strict=True) if hit[label]),
                     contour_px=None if shape is None else _contour(shape, top + y, left + x),
+                    frame_box_px=None
+                    if shown_px is None
+                    else _in_frame((left + x, top + y, wide, high), class_map.shape, shown_px),
                 )
                 rows.append((-area, index, top + y, left + x, _Found(defect, bool(outside[label]))))
     return [row[-1] for row in sorted(rows, key=lambda row: row[:-1])]
+
+
+def _in_frame(box: Box, shape: tuple[int, ...], shown: Box) -> Box:
+    """The least box of the frame that holds a box of a map of ``shape``, which shows the frame's box ``shown``."""
+    x, y, width, height = box
+    left, right = x * shown[2] // shape[1], -(-(x + width) * shown[2] // shape[1])
+    top, bottom = y * shown[3] // shape[0], -(-(y + height) * shown[3] // shape[0])
+    return shown[0] + left, shown[1] + top, right - left, bottom - top
 
 
 def _boxes(class_map: ClassMap) -> Iterator[tuple[int, int, int, int]]:

@@ -225,7 +225,9 @@ class Pipeline:
         stitcher.add(picked, slot.classes[rows], slot.confidence[rows])
         classes, confidence = stitcher.finish()
         stitched = time.perf_counter()
-        verdict = decide(classes, confidence, self.classes, self.rules, part_id=work.item.part_id)
+        verdict = decide(
+            classes, confidence, self.classes, self.rules, part_id=work.item.part_id, shown_px=plan.shown_px
+        )
         unsure = uncertain(scores, self.settings.uncertain)
         if len(unsure) and verdict.outcome == "pass":
             verdict = ask_review(

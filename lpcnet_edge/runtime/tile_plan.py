@@ -84,6 +84,14 @@ class TilePlan:
             return 1.0, 1.0
         return self.region.height / self.map_shape[0], self.region.width / self.map_shape[1]
 
+    @property
+    def shown_px(self) -> tuple[int, int, int, int] | None:
+        """The box of the frame (x, y, width, height) that the joined map shows; None in ``tile`` mode, where it is the
+        frame's pixel by pixel."""
+        if self.framing.mode == "tile":
+            return None
+        return self.region.x, self.region.y, self.region.width, self.region.height
+
     def neighbours(self, tile: int) -> NDArray[np.int32]:
         """The tiles whose windows share a pixel with that of ``tile``, itself left out, ascending."""
         row, column = self.row[tile], self.column[tile]

@@ -35,6 +35,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+def test_scale_is_about_the_image_not_the_tile(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", np.repeat(np.repeat(CRACK * np.uint8(STEP), 4, 0), 3, 1))
+    (row,) = predict_images(Reader(), [tmp_path / "a.png"], Rules(mm_per_px=0.5))
+    (defect,) = row.verdict.defects
+    x, y, width, height = defect.box_px
+    assert defect.frame_box_px == (3 * x, 4 * y, 3 * width, 4 * height)
+    assert defect.area_mm2 == pytest.approx(30 * 12 * 0.25)
+
+
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
     """The layout of a dataset; the known mask of ``one`` is twice the crack that its image shows."""

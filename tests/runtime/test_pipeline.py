@@ -20,7 +20,7 @@ from lpcnet_edge.bundle.manifest import GateSpec
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.decision import ClassRule, Rules, find_defects
 from lpcnet_edge.errors import BadConfig, LpcnetError, SignatureError, UsageError
-from lpcnet_edge.runtime.framing import Framing
+from lpcnet_edge.runtime.framing import Framing, Region
 from lpcnet_edge.runtime.pipeline import Result
 from lpcnet_edge.runtime.session import Session
 from lpcnet_edge.runtime.settings import BulkSettings, LiveSettings, RunSettings
@@ -88,6 +88,21 @@ def test_every_defect_of_frames_of_any_size_is_found(
         expected = find_defects(wanted, wanted, bundle.manifest.classes)
         assert [defect.box_px for defect in result.verdict.defects] == [defect.box_px for defect in expected]
         assert result.verdict.outcome == ("reject" if expected else "pass")
+
+
+@pytest.mark.parametrize("live", MODES)
+def test_a_resized_frame_says_where_in_it_a_defect_is(
+    bundle: Bundle, opener: Callable[[], Backend], live: bool
+) -> None:
+    frame = frame_of(0, 80, 120)
+    frame[28:40, 40:56] = 255
+    framing = Framing("resize", SIDE, 0, Region(16, 24, 48, 64))
+    rules = Rules(ClassRule(min_area_mm2=47), mm_per_px=0.5)
+    (result,) = run(bundle, opener, [frame], live, framing=framing, rules=rules)
+    (defect,) = result.verdict.defects
+    assert (defect.box_px, defect.area_px) == ((8, 8, 8, 8), 64)
+    assert defect.frame_box_px == (40, 28, 16, 12)
+    assert defect.area_mm2 == pytest.approx(16 * 12 * 0.25)
 
 
 def test_bulk_and_live_and_backends_agree(bundle: Bundle, opener: Callable[[], Backend]) -> None:
