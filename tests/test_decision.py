@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import cv2
 import numpy as np
@@ -67,6 +68,33 @@ def test_scale_and_place_are_the_frames(scratched: tuple[NDArray[np.uint8], NDAr
         (crack, *_) = decide(*scratched, CLASSES, Rules(mm_per_px=0.5), shown_px=same).defects
         assert (crack.area_mm2, crack.frame_box_px) == (3.0, None)
         assert "frame_box_px" not in crack.to_json()
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        {"box_px": (160, 70, 6, 4)},
+        {"polygon_px": ((160, 70), (165, 70), (165, 73), (160, 73))},
+        {"box_px": (161, 71, 1, 1)},  # less than a px of the map is one
+    ],
+)
+def test_zones_are_drawn_on_the_frame(
+    scratched: tuple[NDArray[np.uint8], NDArray[np.uint8]], zone: dict[str, Any]
+) -> None:
+    """Three of its px for one of the map along x, two along y; the map begins at x = 100, y = 40."""
+    shown = (100, 40, 30 * 3, 20 * 2)
+    rules = Rules(ClassRule(min_area_px=13), zones=(Zone("hole here", **zone, default=ClassRule()),))
+    rules.check_frame(20, 30, shown)
+    verdict = decide(*scratched, CLASSES, rules, shown_px=shown)
+    assert [(defect.name, defect.box_px, defect.zones) for defect in verdict.defects] == [
+        ("hole", (20, 15, 2, 2), ("hole here",))
+    ]
+    ignoring = Rules(zones=(Zone("hole here", **zone, ignore=True),))
+    verdict = decide(*scratched, CLASSES, ignoring, shown_px=shown)
+    left = counting_map(scratched[0], verdict, CLASSES, ignoring, shown_px=shown)
+    assert left[15:17, 20:22].sum() == (0 if zone != {"box_px": (161, 71, 1, 1)} else 6)
+    with pytest.raises(BadConfig, match="'hole here' lies outside the 90 x 40 px at x=0, y=0 that are inspected"):
+        rules.check_frame(20, 30, (0, 0, 90, 40))
 
 
 @given(class_maps, st.integers(1, 40), st.integers(1, 40))
@@ -402,7 +430,7 @@ def test_zones_are_settings_and_are_checked() -> None:
     assert from_mapping(Rules, to_mapping(rules), "rules.yaml") == rules
     rules.check_classes(CLASSES)
     rules.check_frame(4, 4)
-    with pytest.raises(BadConfig, match="'screw' lies outside the class map of 3 x 10 px"):
+    with pytest.raises(BadConfig, match="'screw' lies outside the 3 x 10 px at x=0, y=0"):
         rules.check_frame(10, 3)
     with pytest.raises(BadConfig, match="did you mean 'crack'"):
         Rules(zones=(Zone("z", (0, 0, 1, 1), per_class={"crck": ClassRule()}),)).check_classes(CLASSES)

@@ -86,9 +86,8 @@ def evaluate(
             shown_px=checked.shown_px,
         )
         if checked.defective:
-            defects.append(
-                match_defects(checked.truth, counting_map(checked.predicted, verdict, segmenter.classes, rules))
-            )
+            counting = counting_map(checked.predicted, verdict, segmenter.classes, rules, shown_px=checked.shown_px)
+            defects.append(match_defects(checked.truth, counting))
         images.append(_image_result(checked, confusion, rejected=verdict.outcome != "pass"))
     return Evaluation(
         dataset=dataset.name,

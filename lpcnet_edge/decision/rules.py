@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from lpcnet_edge.config import refuse_non_finite, suggest
 from lpcnet_edge.errors import BadConfig
 from lpcnet_edge.types import Defect
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""x, y, width, height, as in ``Defect.box_px``."""
 
 _FURTHEST_PX = 1 << 30
 """OpenCV draws in 32 bits."""
@@ -73,7 +77,7 @@ class Zone:
     name
         Stands in reasons and defects.
     box_px
-        (x, y, width, height) in px of the class map; this or ``polygon_px``.
+        (x, y, width, height) in px of the frame; this or ``polygon_px``.
     polygon_px
         Corners (x, y), three or more; the pixels on its outline belong to it.
     ignore
@@ -102,8 +106,34 @@ class Zone:
         if self.ignore == (self.default is not None or bool(self.per_class)):
             raise ValueError(f"the zone '{self.name}' has either rules or ignore: true")
 
+    def on_map(self, height: int, width: int, shown_px: Box | None) -> Zone:
+        """The zone in px of a class map (height, width) that shows a box of the frame, to the nearest px.
+
+        A box has one px at least. ``shown_px`` is (x, y, width, height), or None where the map is the frame's.
+        """
+        if shown_px is None:
+            return self
+        x, y, wide, high = shown_px
+
+        def edges(start: int, size: int, begins: int, shown: int, side: int) -> tuple[int, int]:
+            first = round((start - begins) * side / shown)
+            return first, max(round((start + size - begins) * side / shown) - first, 1)
+
+        def corner(place: int, begins: int, shown: int, side: int) -> int:  # a pixel's middle
+            return min(max(round((place - begins + 0.5) * side / shown - 0.5), -_FURTHEST_PX), _FURTHEST_PX)
+
+        if self.polygon_px is not None:
+            corners = ((corner(cx, x, wide, width), corner(cy, y, high, height)) for cx, cy in self.polygon_px)
+            return replace(self, polygon_px=tuple(corners))
+        assert self.box_px is not None
+        (left, across), (top, down) = (
+            edges(self.box_px[axis], self.box_px[axis + 2], *of)
+            for axis, of in enumerate(((x, wide, width), (y, high, height)))
+        )
+        return replace(self, box_px=(left, top, across, down))
+
     def mask(self, y: int, x: int, height: int, width: int, *, frame: tuple[int, int]) -> NDArray[np.bool_]:
-        """(height, width) bool, the zone's pixels in the window that begins at y and x of a frame (height, width)."""
+        """(height, width) bool, the zone's pixels in the window that begins at y and x of a map (height, width)."""
         inside = np.zeros((height, width), dtype=np.uint8)
         if self.box_px is not None:
             left, top, wide, high = self.box_px
@@ -121,7 +151,8 @@ class Zone:
 class Rules:
     """The verdict rules of a station: ``default`` for every defect class that ``per_class`` does not name.
 
-    Areas are px of the class map that is decided on. ``mm_per_px``, the side of a frame's pixel, adds areas in mm2.
+    Areas are px of the class map that is decided on, zones px of the frame. ``mm_per_px``, the side of a frame's pixel,
+    adds areas in mm2.
     A defect is judged by the rules of every zone in which it has a pixel, and by the general rules if it has one
     outside all zones; its area is its whole area each time. ``contours`` adds the outlines of defects.
     """
@@ -157,13 +188,14 @@ class Rules:
                     mend=suggest(name, classes[1:]),
                 )
 
-    def check_frame(self, height: int, width: int) -> None:
-        """Raise ``BadConfig`` if a zone has no pixel in class maps of this size."""
+    def check_frame(self, height: int, width: int, shown_px: Box | None = None) -> None:
+        """Raise ``BadConfig`` if a zone has no pixel in class maps of this size, which show that box of the frame."""
         for zone in self.zones:
-            if not zone.mask(0, 0, height, width, frame=(height, width)).any():
+            if not zone.on_map(height, width, shown_px).mask(0, 0, height, width, frame=(height, width)).any():
+                x, y, wide, high = shown_px or (0, 0, width, height)
                 raise BadConfig(
-                    f"the zone '{zone.name}' lies outside the class map of {width} x {height} px",
-                    mend="give zones in px of the class map: of the frame, or of the tile where frames are resized",
+                    f"the zone '{zone.name}' lies outside the {wide} x {high} px at x={x}, y={y} that are inspected",
+                    mend="give zones in px of the frame",
                 )
 
     def each(self) -> Iterator[ClassRule]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.decision.rules import Rules, Zone
+from lpcnet_edge.decision.rules import Box, Rules, Zone
 from lpcnet_edge.types import ClassMap, ConfidenceMap, Defect, Outcome, PartVerdict, Verdict
-
-Box: TypeAlias = tuple[int, int, int, int]
-"""x, y, width, height, as in ``Defect.box_px``."""
 
 GAP_PX = 32
 """Defects with less background than this between them are looked at together: a box for every speck costs more."""
@@ -57,7 +53,7 @@ def decide(
     """Decide one frame: reject where a class has as many counting defects as its rule says, else review or pass.
 
     The arguments are those of :func:`find_defects`; they are trusted. ``shown_px`` is the box of the frame that the
-    maps show, where they are not the frame's pixel by pixel: ``rules.mm_per_px`` is about the frame's.
+    maps show, where they are not the frame's pixel by pixel: zones and ``rules.mm_per_px`` are about the frame's.
     """
     # Most frames of a line are free, and seeing that takes a tenth of the time that looking for boxes does.
     found = _find(class_map, confidence_map, classes, rules, shown_px) if cv2.hasNonZero(class_map) else []
@@ -80,12 +76,14 @@ def decide(
     return Verdict(part_id, outcome, (*rejects, *reviews), defects)
 
 
-def counting_map(class_map: ClassMap, verdict: Verdict, classes: Sequence[str], rules: Rules) -> ClassMap:
+def counting_map(
+    class_map: ClassMap, verdict: Verdict, classes: Sequence[str], rules: Rules, *, shown_px: Box | None = None
+) -> ClassMap:
     """What is left of a class map when only the defects of its verdict by ``rules`` stay: (H, W) uint8."""
-    seen = class_map.copy()
+    seen, frame = class_map.copy(), (class_map.shape[0], class_map.shape[1])
     for zone in rules.zones:
         if zone.ignore:
-            seen[zone.mask(0, 0, *class_map.shape, frame=class_map.shape)] = 0
+            seen[zone.on_map(*frame, shown_px).mask(0, 0, *frame, frame=frame)] = 0
     left_over = np.zeros_like(class_map)
     for defect in verdict.defects:
         x, y, width, height = defect.box_px
@@ -146,9 +144,10 @@ def _find(
     mm2_per_px = None if rules.mm_per_px is None else rules.mm_per_px**2
     if shown_px is not None and mm2_per_px is not None:
         mm2_per_px *= shown_px[2] * shown_px[3] / class_map.size
-    ignored = [zone for zone in rules.zones if zone.ignore]
-    judged = [zone for zone in rules.zones if not zone.ignore]
     frame = class_map.shape[0], class_map.shape[1]
+    zones = [zone.on_map(*frame, shown_px) for zone in rules.zones]
+    ignored = [zone for zone in zones if zone.ignore]
+    judged = [zone for zone in zones if not zone.ignore]
     rows: list[tuple[int, int, int, int, _Found]] = []
     for top, left, height, width in _boxes(class_map):
         inside = class_map[top : top + height, left : left + width]

@@ -171,7 +171,7 @@ class Pipeline:
         if dtype != np.uint8 or len(shape) < 2 or shape[2:] != self._channels or 0 in shape:
             raise BadInput(f"the frame is {dtype} of shape {shape}, the network takes uint8 (H, W{self._depth})")
         plan = plan_tiles(shape[0], shape[1], self.settings.framing or framing_for(shape[0], shape[1], self.tile_px))
-        self.rules.check_frame(*plan.map_shape)
+        self.rules.check_frame(*plan.map_shape, plan.shown_px)
         if len(plan) > MAX_SLOT_TILES:
             raise BadInput(f"{shape[1]} x {shape[0]} px are {len(plan)} tiles; the most is {MAX_SLOT_TILES}")
         if len(self._plans) >= 64:
