@@ -108,7 +108,7 @@ class Backend(Protocol):
         """
 
     def submit_picked(self, slot: Slot, picked: NDArray[np.int32]) -> None:
-        """Start stage 2 on the tiles ``picked`` (M,), of those that stage 1 has seen."""
+        """Start stage 2 on the tiles ``picked`` (M,), of those that stage 1 has seen: ascending, none twice."""
 
     def collect_picked(self, slot: Slot, timeout_s: float | None = None) -> bool:
         """Wait for stage 2, as :meth:`collect` does: ``slot.classes[:M]`` and ``slot.confidence[:M]``."""

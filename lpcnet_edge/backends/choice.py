@@ -75,6 +75,11 @@ def open_backend(
     return BACKENDS[name](bundle, wishes)
 
 
+def first_choice(bundle: Bundle) -> str:
+    """What ``auto`` means here; raises ``MissingLibrary`` where there is nothing to take."""
+    return _first(bundle, Wishes(None, use_cache=True, cuda=CudaSettings()))
+
+
 def _first(bundle: Bundle, wishes: Wishes) -> str:
     for known, is_ready in GPU_AUTO.items():
         if is_ready(bundle, wishes):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from lpcnet_edge import errors
 from lpcnet_edge.backends.base import Slot, slot_in
 from lpcnet_edge.backends.choice import AUTO
-from lpcnet_edge.backends.isolated_child import Kind, Message, Opening, mapped, receive, send
+from lpcnet_edge.backends.isolated_child import CODE_SHA256, Kind, Message, Opening, mapped, receive, send
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BackendFailed, LpcnetError
 
@@ -107,7 +108,7 @@ class IsolatedBackend:
         self._listener = Thread(target=self._listen, args=(self._process.stdout,), name="engine process", daemon=True)
         self._listener.start()
         try:
-            opening = Opening(bundle.path.absolute(), bundle.manifest_sha256, name, options)
+            opening = Opening(bundle.path.absolute(), bundle.manifest_sha256, name, options, CODE_SHA256)
             own = _Own(0)
             self._begin(own, Message(Kind.OPEN, payload=pickle.dumps(opening)), MAKE_S)
             message = self._end(own, None)
@@ -276,15 +277,19 @@ _MEND = "the run starts a new one; where that happens again, its output above an
 
 
 def _start(connection: socket.socket) -> subprocess.Popen[bytes]:
-    descriptor = connection.fileno()
-    return subprocess.Popen(
-        [sys.executable, "-c", _START, str(descriptor), *(path for path in sys.path if isinstance(path, str))],
-        pass_fds=[descriptor],
-        stdin=subprocess.PIPE,  # never written: its end is how the child learns of ours
-        stdout=subprocess.PIPE,  # ours is for what the user asked
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C is for us
-    )
+    # Above those that the child gets anew: where ours are closed, as a daemon's may be, the socket is one of them.
+    descriptor = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, 3)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _START, str(descriptor), *(path for path in sys.path if isinstance(path, str))],
+            pass_fds=[descriptor],
+            stdin=subprocess.PIPE,  # never written: its end is how the child learns of ours
+            stdout=subprocess.PIPE,  # ours is for what the user asked
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us
+        )
+    finally:
+        os.close(descriptor)
 
 
 def _ending(code: int | None) -> str:

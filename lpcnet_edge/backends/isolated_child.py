@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import hashlib
 import json
 import mmap
 import os
@@ -27,11 +28,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcnet_edge.backends import base
 from lpcnet_edge.backends.base import Backend, HostBackend, Slot, slot_in
 from lpcnet_edge.errors import BackendFailed, ChangedFile, LpcnetError
 
 _TURN_S = 0.002
 """At most so long a new command waits while earlier work is waited for; the engines have that work meanwhile."""
+
+CODE_SHA256 = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, base.__file__))).hexdigest()
+"""Of what both processes must agree on, messages and where a slot's arrays lie, as it was when this one began."""
 
 _HEAD = struct.Struct("<BII")
 _MESSAGE_BYTES = 1 << 17
@@ -58,12 +63,16 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Opening:
-    """What to open: a bundle's folder, the digest that its manifest must have, and what ``open_backend`` takes."""
+    """What to open: a bundle's folder, the digest that its manifest must have, and what ``open_backend`` takes.
+
+    ``code_sha256`` is the other side's ``CODE_SHA256``.
+    """
 
     folder: Path
     manifest_sha256: str
     name: str
     options: dict[str, object]
+    code_sha256: str
 
 
 @dataclass(frozen=True)
@@ -218,8 +227,13 @@ def open_it(opening: Opening) -> Backend:
     """Verify the bundle and open a backend for it.
 
     The manifest must be, byte for byte, that which the other side verified, by a trusted key where one was demanded:
-    so every file is too, and neither a restart nor a replaced folder gets around the signature.
+    so every file is too, and neither a restart nor a replaced folder gets around the signature. And a toolkit that was
+    upgraded during the run would look for pixels and results elsewhere in the memory that both share.
     """
+    if opening.code_sha256 != CODE_SHA256:
+        raise BackendFailed(
+            "the installed lpcnet-edge is another than when the run began", mend="end this run and begin a new one"
+        )
     from lpcnet_edge.backends.choice import open_backend
     from lpcnet_edge.bundle.read import open_bundle
 

@@ -3,6 +3,11 @@
 OpenVINO and ONNX Runtime multiply unsigned by signed bytes fastest on x86. A tensor that cannot be negative keeps its
 scale and takes uint8 in place of int8; the signed file saturates at 127 scales, so the ReLU becomes a Clip there and
 every integer is the same. Derived at load, never stored.
+
+ONNX Runtime computes a convolution in integers only where its Q follows at once. So there the ReLU goes, which uint8 is
+by itself, and the Clip stands behind the Q, on bytes. Its kernels for processors without VNNI add two products in 16
+bits: 2 x 127 x 127 fits, 2 x 255 x 127 would not. So a convolution that reads signed bytes, which ONNX Runtime would
+shift by 128, is left in float.
 """
 
 from __future__ import annotations
@@ -16,12 +21,15 @@ from lpcnet_edge.backends.graphs import from_model, to_model
 _LEVELS = 127  # where the signed file saturates
 
 
-def lower_for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a quantised stage with unsigned activations wherever they are provably non-negative."""
+def lower_for_cpu(model: onnx.ModelProto, *, clip_bytes: bool = False) -> onnx.ModelProto:
+    """A copy of a quantised stage with unsigned activations wherever they are provably non-negative.
+
+    With ``clip_bytes`` what a convolution of unsigned bytes gives is clipped behind its Q: ONNX Runtime's form.
+    """
     graph = from_model(model)
-    for node in [n for n in graph.nodes if n.op == "QuantizeLinear"]:
+    for node in [n for n in graph.nodes if n.op == "QuantizeLinear"]:  # in the order of computing
         if behind_relu(node.inputs[0]):
-            _unsigned(graph, node)
+            _unsigned(graph, node, clip_bytes=clip_bytes)
     graph.cleanup().toposort()
     return to_model(graph)
 
@@ -71,14 +79,46 @@ def behind_relu(tensor: gs.Variable) -> bool:
     return bool(producer.op == "Relu")
 
 
-def _unsigned(graph: gs.Graph, node: gs.Node) -> None:
+def _unsigned(graph: gs.Graph, node: gs.Node, *, clip_bytes: bool) -> None:
     tensor, scale = node.inputs[0], node.inputs[1]
     zero = gs.Constant(f"{tensor.name}.zero_point_unsigned", np.array(0, np.uint8))
     quantised = node.outputs[0]
     quantised.dtype = np.dtype(np.uint8)
     for reader in [node, *quantised.outputs]:
         reader.inputs[2] = zero
-    _clip(graph, node, float(_LEVELS * scale.values))
+    if clip_bytes and _of_bytes(node):
+        _clip_bytes(graph, node)
+    else:
+        _clip(graph, node, float(_LEVELS * scale.values))
+
+
+def _of_bytes(quantiser: gs.Node) -> bool:
+    """Whether it quantises what a convolution of unsigned bytes gives through a ReLU, and nothing else reads that."""
+    relu = quantiser.inputs[0].inputs[0]
+    if relu.op != "Relu" or not relu.inputs[0].inputs:
+        return False
+    conv = relu.i()
+    if conv.op != "Conv" or not all(tensor.inputs for tensor in conv.inputs[:2]):
+        return False
+    data, weights = conv.i(0), conv.i(1)
+    return bool(
+        data.op == weights.op == "DequantizeLinear"
+        and data.inputs[2].values.dtype == np.uint8
+        and len(conv.outputs[0].outputs) == len(relu.outputs[0].outputs) == 1
+    )
+
+
+def _clip_bytes(graph: gs.Graph, quantiser: gs.Node) -> None:
+    """Put a Clip behind a quantiser to unsigned bytes, and take the ReLU before it away."""
+    quantised = quantiser.outputs[0]
+    whole = gs.Variable(f"{quantised.name}.whole", np.uint8, quantised.shape)
+    bounds = [
+        gs.Constant(f"{quantised.name}.least", np.array(0, np.uint8)),
+        gs.Constant(f"{quantised.name}.largest", np.array(_LEVELS, np.uint8)),
+    ]
+    relu = quantiser.i()
+    quantiser.inputs[0], quantiser.outputs = relu.inputs[0], [whole]
+    graph.nodes.append(gs.Node("Clip", f"{quantised.name}.clip", {}, [whole, *bounds], [quantised]))
 
 
 def _clip(graph: gs.Graph, quantiser: gs.Node, limit: float) -> None:

@@ -55,7 +55,7 @@ class OnnxRuntimeEngine:
     ) -> None:
         proto = onnx.load_model_from_string(model)
         if lower and optimise:
-            proto = lower_for_cpu(proto)
+            proto = lower_for_cpu(proto, clip_bytes=True)
         known = {info.name: info for info in proto.graph.value_info}
         proto.graph.output.extend(known[name] for name in extra_outputs)
         options = onnxruntime.SessionOptions()

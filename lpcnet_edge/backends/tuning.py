@@ -10,13 +10,18 @@ from pathlib import Path
 from lpcnet_edge.bundle.cache import get_artifact, put_artifact
 from lpcnet_edge.config import from_mapping
 from lpcnet_edge.errors import BadConfig, StaleCache
+from lpcnet_edge.machine import ROOT, cgroup_cpus
 
 _NAME = "tuning.json"
 
 
-def allowed_cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def allowed_cpus(root: Path = ROOT) -> int:
+    """Cores that this process may use: those it may run on, and not more than control groups leave it whole time of.
+
+    More threads than that would use up the time of a period (of 0.1 s, mostly) and then all stand still until the next.
+    """
+    cpus, limit = len(os.sched_getaffinity(0)), cgroup_cpus(root)
+    return cpus if limit is None else max(1, min(cpus, int(limit)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcnet_edge.backends.base import Backend
-from lpcnet_edge.backends.choice import BACKENDS, open_backend
+from lpcnet_edge.backends.choice import AUTO, BACKENDS, first_choice, open_backend
 from lpcnet_edge.backends.engine import EngineSegmenter, open_engine
 from lpcnet_edge.backends.tuning import default_tuning
 from lpcnet_edge.bundle.manifest import GateSpec, Manifest
@@ -124,13 +124,16 @@ def open_candidate(bundle: Bundle, backend: str = "auto") -> Iterator[Opened]:
 def check_backend(bundle: Bundle, name: str, *, batch: int | None = None) -> Backend:
     """A station's backend with a bundle, for engines whose outputs mean something: ``UsageError`` for ``null``.
 
-    ``batch`` bounds the batch sizes that are compiled; by default they are a station's.
+    ``batch`` bounds the batch sizes that are compiled for a processor; by default they are a station's. On a GPU, whose
+    plans hold kernels for every size, they always are.
     """
     real = sorted(set(BACKENDS) - {"null"})
     if name not in ("auto", *real):
         known = ["auto", *real, CANONICAL]
         raise UsageError(f"no backend that can be checked is called '{name}'", mend=suggest(name, known))
-    return open_backend(bundle, name, tuning=None if batch is None else replace(default_tuning(), batch=batch))
+    name = first_choice(bundle) if name == "auto" else name
+    bounded = replace(default_tuning(), batch=batch) if batch is not None and name in AUTO else None
+    return open_backend(bundle, name, tuning=bounded)
 
 
 @contextmanager

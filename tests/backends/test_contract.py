@@ -201,6 +201,20 @@ def test_a_tuning_is_kept_for_the_cores_it_was_made_on(
     assert load_tuning(cache) is None
 
 
+@pytest.mark.parametrize(("limit", "threads"), [("250000", 2), ("50000", 1), ("6400000", 8), ("max", 8)])
+def test_a_container_gets_no_more_threads_than_its_limit_keeps_at_work(
+    limit: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`docker run --cpus` leaves the affinity as it is: 64 threads in the time of 2 cores stand still most of it."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    group = tmp_path / "sys/fs/cgroup/job"
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text(f"{limit} 100000\n")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/job\n")
+    assert tuning.allowed_cpus(tmp_path) == threads
+
+
 def test_tune_keeps_the_best(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LPCNET_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lpcnet_edge.backends.trials.allowed_cpus", lambda: 1)

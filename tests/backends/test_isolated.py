@@ -361,6 +361,28 @@ def test_it_opens_only_the_bundle_that_was_verified(tmp_path: Path) -> None:
         IsolatedBackend(bundle, "null")
 
 
+def test_it_opens_nothing_for_a_run_of_another_version(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upgraded in place during a run: the two might not agree on where in the shared memory the scores lie."""
+    monkeypatch.setattr(isolated, "CODE_SHA256", "of what was installed when the run began")
+    with pytest.raises(BackendFailed, match="the installed lpcnet-edge is another than when the run began"):
+        IsolatedBackend(bundle, "null")
+
+
+def test_it_starts_where_standard_input_and_output_are_closed(bundle: Bundle) -> None:
+    script = """
+import os, sys
+from lpcnet_edge.backends.isolated import IsolatedBackend
+from lpcnet_edge.bundle.read import open_bundle
+for descriptor in range(3):
+    os.close(descriptor)
+backend = IsolatedBackend(open_bundle(sys.argv[1]), "null")
+slot = backend.make_slot(4)
+backend.submit(slot, 4)
+os._exit(0 if backend.collect(slot) else 3)
+"""
+    assert subprocess.run([sys.executable, "-c", script, str(bundle.path)], timeout=60).returncode == 0
+
+
 def test_a_failure_of_the_backend_is_told_once_and_the_slot_serves_again(bundle: Bundle) -> None:
     backend = IsolatedBackend(bundle, "openvino", tuning=TUNING, use_cache=False)
     tiles = some_tiles(8)

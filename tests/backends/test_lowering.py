@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import onnxruntime
 import pytest
 from exported import STAGES, Exported
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lpcnet_edge.backends.graphs import OPSET, from_model, to_model
 from lpcnet_edge.backends.lowering import behind_relu, lower_for_cpu, with_channels_last, without_picking
@@ -22,20 +24,23 @@ Feeds = dict[str, NDArray[Any]]
 
 def integers(model: onnx.ModelProto, feeds: Feeds) -> dict[str, NDArray[Any]]:
     """Every quantised tensor and every output, computed node by node as written."""
-    whole = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    bytes_ = [node for node in model.graph.node if node.op_type == "Clip" and node.output[0].endswith(".int8")]
+    whole = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear" or node in bytes_]
     engine = OnnxRuntimeEngine(model.SerializeToString(), threads=1, optimise=False, extra_outputs=whole)
     return engine.run(feeds)
 
 
 def assert_equal_integers(canonical: onnx.ModelProto, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    lowered = lower_for_cpu(canonical)
-    ours, theirs = integers(lowered, feeds), integers(canonical, feeds)
-    assert ours.keys() == theirs.keys()
-    for name, signed in theirs.items():
-        if signed.dtype == np.int8:
-            np.testing.assert_array_equal(ours[name].astype(np.int16), signed.astype(np.int16), err_msg=name)
-        else:
-            np.testing.assert_array_equal(ours[name], signed, err_msg=name)
+    theirs, ours = integers(canonical, feeds), {}
+    for clip_bytes in (True, False):
+        lowered = lower_for_cpu(canonical, clip_bytes=clip_bytes)
+        ours = integers(lowered, feeds)
+        assert ours.keys() >= theirs.keys() if clip_bytes else ours.keys() == theirs.keys()
+        for name, signed in theirs.items():
+            if signed.dtype == np.int8:
+                np.testing.assert_array_equal(ours[name].astype(np.int16), signed.astype(np.int16), err_msg=name)
+            else:
+                np.testing.assert_array_equal(ours[name], signed, err_msg=name)
     return ours
 
 
@@ -55,6 +60,25 @@ def test_integers_of_the_real_network(stage: str, real: Exported) -> None:
     signed = [name for name, values in found.items() if values.dtype == np.int8]
     assert signed == (["preprocess/normalise.int8"] if stage == "localization" else SIGNED_IN_STAGE_2)
     assert len(unsigned) > 5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_onnx_runtime_computes_convolutions_of_bytes_in_integers(stage: str, real: Exported, tmp_path: Path) -> None:
+    """All but those that an addition follows, which has no Q between, and those that read signed bytes."""
+    lowered = lower_for_cpu(real.int8_models[stage], clip_bytes=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(lowered.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    made = onnx.load(tmp_path / "optimised.onnx").graph
+    integer = [node for node in made.node if node.op_type == "QLinearConv"]
+    byte_clips = [node for node in lowered.graph.node if node.op_type == "Clip" and node.output[0].endswith(".int8")]
+    assert len(integer) == len(byte_clips) == {"localization": 5, "confidence": 16}[stage]
+    types = {each.name: each.data_type for each in made.initializer}
+    # 255 x 127 twice is more than 16 bits hold, which is what kernels for processors without VNNI add in.
+    assert all(types[node.input[2]] == TensorProto.UINT8 for node in integer)
+    zeros = {each.name: numpy_helper.to_array(each) for each in made.initializer}
+    assert all(not zeros[node.input[2]].any() for node in integer), "bytes shifted by 128"
 
 
 SIGNED_IN_STAGE_2 = ["preprocess/pick_embedding.int8", "preprocess/normalise.int8"]

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from spoiled import rewritten, wrong_weights
 
+from lpcnet_edge.backends import choice
 from lpcnet_edge.backends.base import Backend, Slot
-from lpcnet_edge.backends.choice import open_backend
+from lpcnet_edge.backends.choice import Wishes, open_backend
 from lpcnet_edge.build.golden import GOLDEN_FILE
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.check import selftest
@@ -85,6 +86,23 @@ def test_a_gpus_plans_are_tested_with_more_than_one_tile_at_once(
     found = run_selftest(good, "torch-cuda")
     assert found.backend == "torch-cuda on a card, 6 tiles at once"
     assert {drift.output for drift in found.drifts} == ({"score"} if wrong else set())
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "auto"])
+def test_on_a_gpu_the_tiles_go_through_in_a_stations_batches(
+    good: Bundle, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Bounded to batches of one, as on a processor, six tiles at once would be six times one."""
+    asked: list[Wishes] = []
+
+    def opening(bundle: Bundle, wishes: Wishes) -> Backend:
+        asked.append(wishes)
+        return open_backend(bundle, "onnxruntime")
+
+    monkeypatch.setitem(choice.BACKENDS, "tensorrt", opening)
+    monkeypatch.setitem(choice.GPU_AUTO, "tensorrt", lambda *_: True)
+    run_selftest(good, name)
+    assert [wishes.tuning for wishes in asked] == [None]
 
 
 def test_a_drifted_bundle_fails_and_says_where(
