@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path("/")
@@ -115,6 +116,12 @@ def instruction_sets(root: Path = ROOT) -> tuple[str, ...]:
     per_core = [set(line.split()) for line in re.findall(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)]
     common = set.intersection(*per_core) if per_core else set()
     return tuple(name for flag, name in INSTRUCTION_SETS.items() if flag in common)
+
+
+@cache
+def multiplies_bfloat16(root: Path = ROOT) -> bool:
+    """Whether this x86 processor multiplies in bfloat16; others would only act as if, slower than in float32."""
+    return not {"AVX512-BF16", "AMX-BF16"}.isdisjoint(instruction_sets(root))
 
 
 def cpu_count(root: Path = ROOT) -> int:

@@ -74,6 +74,12 @@ def test_x86(tmp_path: Path) -> None:
     assert machine.instruction_sets(tmp_path) == ("AVX2", "AVX512", "AVX512-VNNI"), "what every core has"
 
 
+@pytest.mark.parametrize(("flag", "has"), [("avx512_bf16", True), ("amx_bf16", True), ("avx512_vnni", False)])
+def test_processors_that_multiply_in_bfloat16(tmp_path: Path, flag: str, has: bool) -> None:
+    write(tmp_path, proc__cpuinfo=f"processor\t: 0\nflags\t\t: avx2 avx512f {flag}\n")
+    assert machine.multiplies_bfloat16(tmp_path) is has
+
+
 def test_arm(tmp_path: Path) -> None:
     write(tmp_path, proc__cpuinfo=ORIN)
     assert machine.cpu_model(tmp_path) == "Cortex-A78AE"

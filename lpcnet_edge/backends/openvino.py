@@ -16,6 +16,7 @@ from lpcnet_edge.backends.lowering import lower_for_cpu, with_channels_last, wit
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.backends.signal_stack import signal_stack_kept
 from lpcnet_edge.errors import BadArtifact
+from lpcnet_edge.machine import multiplies_bfloat16
 
 silence_libraries()
 
@@ -24,7 +25,11 @@ import openvino  # noqa: E402
 _LOGITS = "stage2/decoder/classify"
 """Where the quantised trunk of stage 2 ends and its float tail begins."""
 
+PRECISION = "INFERENCE_PRECISION_HINT"
+"""Set for every model, or OpenVINO takes bfloat16 wherever the processor has it."""
+
 _NO_SNIPPETS = {"SNIPPETS_MODE": "DISABLE"}
+_BFLOAT16 = {PRECISION: "bf16"}
 
 
 def is_quantised(proto: onnx.ModelProto) -> bool:
@@ -32,9 +37,14 @@ def is_quantised(proto: onnx.ModelProto) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
 
 
-def settings_for(*, bfloat16: bool, threads: int, streams: int = 1) -> dict[str, Any]:
+def is_half(proto: onnx.ModelProto) -> bool:
+    """Whether a stage is typed in float16."""
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in proto.graph.initializer)
+
+
+def settings_for(*, threads: int, streams: int = 1) -> dict[str, Any]:
     """OpenVINO's settings; 0 threads leave the number to it."""
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "NUM_STREAMS": streams}
+    settings: dict[str, Any] = {PRECISION: "f32", "NUM_STREAMS": streams}
     return {**settings, "INFERENCE_NUM_THREADS": threads} if threads else settings
 
 
@@ -43,18 +53,20 @@ def parts_of(proto: onnx.ModelProto, *, quantised: bool) -> list[tuple[onnx.Mode
 
     A quantised second stage becomes two, of which the second takes the first one's output. OpenVINO's code generator
     for elementwise chains takes the additions away from INT8 convolutions that could have fused them, so it is off for
-    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on. The logits are doubled as
-    :func:`~lpcnet_edge.backends.doubling.double_by_rows` says.
+    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on. A stage typed in float16 is cut
+    there, too, and its trunk computed in bfloat16 where the processor multiplies in that, twice as fast as in float32.
+    The logits are doubled as :func:`~lpcnet_edge.backends.doubling.double_by_rows` says.
     """
     proto = double_by_rows(proto)
-    if not quantised:
+    settings = _NO_SNIPPETS if quantised else _BFLOAT16 if is_half(proto) and multiplies_bfloat16() else None
+    if settings is None:
         return [(proto, {})]
     if not any(_LOGITS in node.output for node in proto.graph.node):
-        return [(proto, _NO_SNIPPETS)]
+        return [(proto, settings)]
     extractor = onnx.utils.Extractor(proto)
     inputs, outputs = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
     trunk, tail = extractor.extract_model(inputs, [_LOGITS]), extractor.extract_model([_LOGITS], outputs)
-    return [(trunk, _NO_SNIPPETS), (tail, {})]
+    return [(trunk, settings), (tail, {})]
 
 
 def slot_parts(model: bytes, stage: str) -> list[tuple[onnx.ModelProto, dict[str, Any]]]:
@@ -80,8 +92,6 @@ class OpenVinoEngine:
         The serialised ONNX model.
     threads
         Inference threads; 0 leaves the choice to OpenVINO.
-    bfloat16
-        Compute float layers in bfloat16, where the processor has it; float32 otherwise.
     cache
         Folder for compiled models; must be trusted, since what is in it is run.
     shapes
@@ -101,7 +111,6 @@ class OpenVinoEngine:
         model: bytes,
         *,
         threads: int = 0,
-        bfloat16: bool = False,
         cache: Path | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
         lower: bool = True,
@@ -110,7 +119,7 @@ class OpenVinoEngine:
         quantised = is_quantised(proto)
         if quantised and lower:
             proto = lower_for_cpu(proto)
-        settings = {**settings_for(bfloat16=bfloat16, threads=threads), "PERFORMANCE_HINT": "LATENCY"}
+        settings = {**settings_for(threads=threads), "PERFORMANCE_HINT": "LATENCY"}
         if cache is not None:
             settings["CACHE_DIR"] = str(cache)
         self.outputs = [value.name for value in proto.graph.output]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpcnet_edge.backends.openvino import slot_parts
+from lpcnet_edge.backends.openvino import PRECISION, slot_parts
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.backends.signal_stack import signal_stack_kept
 
@@ -23,13 +23,14 @@ VERSION = openvino.__version__.split("-")[0]
 
 @dataclass(frozen=True)
 class RawPart:
-    """One graph with static shapes: its file, the plugin's settings as ``-load_config`` takes them, inputs as .npy, and
-    their types as ``-iop`` takes them."""
+    """One graph with static shapes: its file, the plugin's settings as ``-load_config`` takes them, inputs as .npy,
+    their types as ``-iop`` takes them, and what it computes in, for ``-infer_precision``."""
 
     model: Path
     config: Path
     inputs: dict[str, Path]
     types: str
+    precision: str
 
 
 @signal_stack_kept()
@@ -49,6 +50,7 @@ def write_parts(model: bytes, stage: str, feeds: dict[str, NDArray[Any]], folder
         feeds = {_plain_name(graph, name): array for name, array in feeds.items()}
         base = folder / f"{stage}-b{len(next(iter(feeds.values())))}-{number}"
         openvino.save_model(graph, base.with_suffix(".xml"), compress_to_fp16=False)
+        settings = {PRECISION: "f32", **extra}
         base.with_suffix(".json").write_text(json.dumps({"CPU": extra}))
         inputs = {}
         for place, (name, array) in enumerate(feeds.items()):
@@ -56,8 +58,8 @@ def write_parts(model: bytes, stage: str, feeds: dict[str, NDArray[Any]], folder
             np.save(inputs[name], array)
         # benchmark_app would take a float input of three channels for an image, and feed it bytes.
         types = ",".join(f"{name}:{'u8' if array.dtype == np.uint8 else 'f32'}" for name, array in feeds.items())
-        parts.append(RawPart(base.with_suffix(".xml"), base.with_suffix(".json"), inputs, types))
-        request = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **extra}).create_infer_request()
+        parts.append(RawPart(base.with_suffix(".xml"), base.with_suffix(".json"), inputs, types, settings[PRECISION]))
+        request = core.compile_model(graph, "CPU", settings).create_infer_request()
         request.infer(feeds)
         feeds = {output.any_name: np.array(request.get_tensor(output).data) for output in graph.outputs}
     return parts

@@ -22,6 +22,7 @@ from lpcnet_edge.backends.tuning import Tuning
 from lpcnet_edge.bundle.cache import get_artifact, put_artifact
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BadArtifact
+from lpcnet_edge.machine import multiplies_bfloat16
 
 silence_libraries()
 
@@ -87,12 +88,12 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
     version = OpenVinoEngine.version
 
     @signal_stack_kept()
-    def __init__(self, bundle: Bundle, tuning: Tuning, *, cache: Path | None = None, bfloat16: bool = False) -> None:
+    def __init__(self, bundle: Bundle, tuning: Tuning, *, cache: Path | None = None) -> None:
         super().__init__(bundle.manifest, tuning.sizes)
         self._embedding = (*self._embedding[1:], self._embedding[0])  # channels last
         self._core = openvino.Core()
         self._cache = cache
-        settings = settings_for(bfloat16=bfloat16, threads=tuning.threads, streams=tuning.streams)
+        settings = settings_for(threads=tuning.threads, streams=tuning.streams)
         self._models: dict[tuple[str, int], list[Any]] = {}
         self._idle: dict[tuple[str, int], list[_Chain]] = {}
         for stage, spec in bundle.manifest.stages.items():
@@ -101,7 +102,9 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
                 with _refusals(stage):
                     self._models[stage, size] = self._compile(stage, parts, size, settings)
                 self._idle[stage, size] = []
-        precision = "bfloat16 where in float" if bfloat16 else bundle.manifest.precision
+        precision: str = bundle.manifest.precision
+        if precision == "fp16":
+            precision += f" computed in {'bfloat16' if multiplies_bfloat16() else 'float32'}"
         self.about = f"openvino {OpenVinoEngine.version} on {self.device(self._core)}, {precision}, {tuning}"
 
     @staticmethod

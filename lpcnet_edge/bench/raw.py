@@ -81,8 +81,8 @@ class BenchmarkApp:
         )
         self._parts: dict[tuple[str, int], list[Any]] = {}
         self.says = (
-            f"OpenVINO's benchmark_app {VERSION} on the graphs that the backend compiles, real tiles as input: "
-            f"-hint none -api async -infer_precision f32 -nthreads {tuning.threads} -nstreams {tuning.streams} "
+            f"OpenVINO's benchmark_app {VERSION} on the graphs that the backend compiles, in its precision, real tiles "
+            f"as input: -hint none -api async -nthreads {tuning.threads} -nstreams {tuning.streams} "
             f"-nireq {requests}"
         )
 
@@ -97,7 +97,7 @@ class BenchmarkApp:
 
     def _batch_s(self, part: Any, seconds: float) -> float:
         options = [
-            *("-m", part.model, "-d", "CPU", "-hint", "none", "-api", "async", "-infer_precision", "f32"),
+            *("-m", part.model, "-d", "CPU", "-hint", "none", "-api", "async", "-infer_precision", part.precision),
             *("-nthreads", self._tuning.threads, "-nstreams", self._tuning.streams, "-nireq", self._requests),
             *("-t", max(1, round(seconds)), "-load_config", part.config, "-iop", part.types),
             *("-report_type", "no_counters", "-report_folder", self._folder, "-json_stats"),

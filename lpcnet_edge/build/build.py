@@ -39,13 +39,14 @@ from lpcnet_edge.bundle.names import printable
 from lpcnet_edge.bundle.write import check_out, write_bundle
 from lpcnet_edge.datasets.remembered import Remembered
 from lpcnet_edge.errors import BadData, BadWeights, BuildFailed, UsageError
+from lpcnet_edge.machine import multiplies_bfloat16
 from lpcnet_edge.network.weights import load_network, weights_path
 from lpcnet_edge.types import Dataset, Segmenter
 
 PARITY_TILES = 32
 SENSITIVITY_TILES = 16
 
-_HALF_NOTE = "FP16 was measured on the CPU: its weights rounded to float16, its activations in float32"
+_HALF_NOTE = "FP16 was measured on the CPU: its weights rounded to float16, its activations in {}"
 
 JudgeFactory = Callable[[Segmenter, Progress], Judge]
 """From the float reference to what measures candidates against it on the check split."""
@@ -159,7 +160,9 @@ def build_bundle(
         files["restore.png"] = curve_png(steps, settings.max_drop)
     else:
         judgement = _measured(engines, settings, judge)
-        notes += [_HALF_NOTE] if settings.precision == "fp16" else []
+        if settings.precision == "fp16":
+            narrow = settings.backend == "openvino" and multiplies_bfloat16()
+            notes.append(_HALF_NOTE.format("bfloat16" if narrow else "float32"))
     report["check"] = dict(judgement.report)
     models = {"localization": final.localization, "confidence": final.confidence}
     stages = {f"{name}.onnx": model.SerializeToString() for name, model in models.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 from exported import STAGES, Exported
 from numpy.typing import NDArray
 
+from lpcnet_edge.backends import openvino
 from lpcnet_edge.backends.graphs import from_model
 from lpcnet_edge.backends.onnxruntime import OnnxRuntimeEngine
+from lpcnet_edge.backends.openvino import OpenVinoEngine, slot_parts
 from lpcnet_edge.build.half import to_half
 from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.quantise import quantise
+from lpcnet_edge.machine import multiplies_bfloat16
 
 TRUNK = ("stage1/", "stage2/encoder/", "stage2/decoder/")
 
@@ -70,6 +74,34 @@ def test_it_decides_as_float_does(small: Exported, real: Exported) -> None:
         assert (ours["classes"] == theirs["classes"]).mean() >= agreement
         assert np.abs(ours["heatmap"] - theirs["heatmap"]).max() < 0.02
         assert not np.array_equal(ours["heatmap"], theirs["heatmap"]), "nothing was rounded to float16"
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_openvino_computes_its_trunk_in_bfloat16_where_the_processor_does(
+    real: Exported, monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    monkeypatch.setattr(openvino, "multiplies_bfloat16", lambda: has)
+    for stage, model in halves(real.pair).items():
+        hints = [extra.get(openvino.PRECISION) for _, extra in slot_parts(model.SerializeToString(), stage)]
+        assert hints == ([None] if not has else ["bf16"] if stage == STAGES[0] else ["bf16", None]), "the tail is not"
+    for stage, model in (real.float_models | real.int8_models).items():
+        parts = slot_parts(model.SerializeToString(), stage)
+        assert not [extra for _, extra in parts if openvino.PRECISION in extra], "float32, and INT8"
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply in bfloat16")
+def test_bfloat16_decides_as_float_does(real: Exported) -> None:
+    def run_openvino(models: Mapping[str, onnx.ModelProto]) -> dict[str, NDArray[Any]]:
+        first, second = (OpenVinoEngine(m.SerializeToString(), threads=1) for m in models.values())
+        found = first.run({"pixels": tiles})
+        picked = np.arange(len(tiles), dtype=np.int32)
+        return {**found, **second.run({"pixels": tiles, "embedding": found["embedding"], "picked": picked})}
+
+    tiles = real.tiles[:2]
+    ours, theirs = run_openvino(halves(real.pair)), run_openvino(real.float_models)
+    assert (ours["classes"] == theirs["classes"]).mean() >= 0.999
+    apart = np.abs(ours["heatmap"] - theirs["heatmap"]).max()
+    assert 1e-4 < apart < 0.03, "narrower than float16, and within the self-test's tolerance"
 
 
 def test_the_quantised_file_typed_float16_decides_as_the_canonical_one(small: Exported) -> None:
