@@ -42,23 +42,30 @@ def is_half(proto: onnx.ModelProto) -> bool:
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in proto.graph.initializer)
 
 
+def in_bfloat16(precision: str) -> bool:
+    """Whether float stages of a bundle's ``precision`` are computed in bfloat16 on this processor."""
+    return precision == "fp16" and multiplies_bfloat16()
+
+
 def settings_for(*, threads: int, streams: int = 1) -> dict[str, Any]:
     """OpenVINO's settings; 0 threads leave the number to it."""
     settings: dict[str, Any] = {PRECISION: "f32", "NUM_STREAMS": streams}
     return {**settings, "INFERENCE_NUM_THREADS": threads} if threads else settings
 
 
-def parts_of(proto: onnx.ModelProto, *, quantised: bool) -> list[tuple[onnx.ModelProto, dict[str, Any]]]:
+def parts_of(
+    proto: onnx.ModelProto, *, quantised: bool, bfloat16: bool = False
+) -> list[tuple[onnx.ModelProto, dict[str, Any]]]:
     """The models that a stage is compiled as, in their order, each with settings of its own.
 
     A quantised second stage becomes two, of which the second takes the first one's output. OpenVINO's code generator
     for elementwise chains takes the additions away from INT8 convolutions that could have fused them, so it is off for
-    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on. A stage typed in float16 is cut
-    there, too, and its trunk computed in bfloat16 where the processor multiplies in that, twice as fast as in float32.
-    The logits are doubled as :func:`~lpcnet_edge.backends.doubling.double_by_rows` says.
+    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on. With ``bfloat16`` a float stage is cut there, too,
+    and its trunk computed in that. The logits are doubled as
+    :func:`~lpcnet_edge.backends.doubling.double_by_rows` says.
     """
     proto = double_by_rows(proto)
-    settings = _NO_SNIPPETS if quantised else _BFLOAT16 if is_half(proto) and multiplies_bfloat16() else None
+    settings = _NO_SNIPPETS if quantised else _BFLOAT16 if bfloat16 else None
     if settings is None:
         return [(proto, {})]
     if not any(_LOGITS in node.output for node in proto.graph.node):
@@ -69,8 +76,8 @@ def parts_of(proto: onnx.ModelProto, *, quantised: bool) -> list[tuple[onnx.Mode
     return [(trunk, settings), (tail, {})]
 
 
-def slot_parts(model: bytes, stage: str) -> list[tuple[onnx.ModelProto, dict[str, Any]]]:
-    """:func:`parts_of` of a bundle's stage as the pipeline's slots run it.
+def slot_parts(model: bytes, stage: str, precision: str) -> list[tuple[onnx.ModelProto, dict[str, Any]]]:
+    """:func:`parts_of` of a bundle's stage of this precision, as the pipeline's slots run it.
 
     Stage 2 computes every tile it is given, and the embedding between the stages has its channels last:
     (N, S/16, S/16, E).
@@ -80,11 +87,14 @@ def slot_parts(model: bytes, stage: str) -> list[tuple[onnx.ModelProto, dict[str
     if stage == CONFIDENCE:
         proto = without_picking(proto)
     proto = with_channels_last(proto)
-    return parts_of(lower_for_cpu(proto) if quantised else proto, quantised=quantised)
+    lowered = lower_for_cpu(proto) if quantised else proto
+    return parts_of(lowered, quantised=quantised, bfloat16=in_bfloat16(precision))
 
 
 class OpenVinoEngine:
     """One stage on OpenVINO, from its canonical ONNX file, lowered here and compiled as :func:`parts_of` says.
+
+    A file typed in float16 is computed in bfloat16 where the processor multiplies in that.
 
     Parameters
     ----------
@@ -98,6 +108,8 @@ class OpenVinoEngine:
         Static shapes by input name; without them N and M are dynamic.
     lower
         Compute activations behind a ReLU as uint8.
+    precision
+        Of the bundle that the stage is from; ``fp16`` has it computed as a file typed in float16 is.
 
     Raises ``BadArtifact`` where OpenVINO refuses the model.
     """
@@ -114,6 +126,7 @@ class OpenVinoEngine:
         cache: Path | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
         lower: bool = True,
+        precision: str = "",
     ) -> None:
         proto = onnx.load_model_from_string(model)
         quantised = is_quantised(proto)
@@ -126,7 +139,8 @@ class OpenVinoEngine:
         try:
             self._core = openvino.Core()
             self._models: list[Any] = []
-            for part, extra in parts_of(proto, quantised=quantised):
+            narrow = in_bfloat16("fp16" if is_half(proto) else precision)
+            for part, extra in parts_of(proto, quantised=quantised, bfloat16=narrow):
                 if self._models:
                     shapes = {part.graph.input[0].name: self._models[-1].output(0).get_partial_shape()}
                 self._models.append(self._compile(part, {**settings, **extra}, shapes))

@@ -34,7 +34,9 @@ class RawPart:
 
 
 @signal_stack_kept()
-def write_parts(model: bytes, stage: str, feeds: dict[str, NDArray[Any]], folder: Path) -> list[RawPart]:
+def write_parts(
+    model: bytes, stage: str, precision: str, feeds: dict[str, NDArray[Any]], folder: Path
+) -> list[RawPart]:
     """Write the graphs of a stage for the batch of ``feeds``, with what goes into each.
 
     ``feeds`` are as the ONNX file has them, the ``embedding`` (M, E, S/16, S/16) among them for stage 2, which takes
@@ -44,7 +46,7 @@ def write_parts(model: bytes, stage: str, feeds: dict[str, NDArray[Any]], folder
         feeds = {**feeds, "embedding": np.ascontiguousarray(np.moveaxis(feeds["embedding"], 1, 3))}
     core = openvino.Core()
     parts = []
-    for number, (part, extra) in enumerate(slot_parts(model, stage)):
+    for number, (part, extra) in enumerate(slot_parts(model, stage, precision)):
         graph = core.read_model(part.SerializeToString())
         graph.reshape({name: list(array.shape) for name, array in feeds.items()})
         feeds = {_plain_name(graph, name): array for name, array in feeds.items()}

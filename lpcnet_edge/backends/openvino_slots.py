@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from lpcnet_edge.backends.batches import Bucket
 from lpcnet_edge.backends.cpu import CpuBackend, Feeds
-from lpcnet_edge.backends.openvino import OpenVinoEngine, settings_for, slot_parts
+from lpcnet_edge.backends.openvino import OpenVinoEngine, in_bfloat16, settings_for, slot_parts
 from lpcnet_edge.backends.quiet import silence_libraries
 from lpcnet_edge.backends.signal_stack import signal_stack_kept
 from lpcnet_edge.backends.tuning import Tuning
 from lpcnet_edge.bundle.cache import get_artifact, put_artifact
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.errors import BadArtifact
-from lpcnet_edge.machine import multiplies_bfloat16
 
 silence_libraries()
 
@@ -97,14 +96,14 @@ class OpenVinoBackend(CpuBackend["tuple[str, int, _Chain]"]):
         self._models: dict[tuple[str, int], list[Any]] = {}
         self._idle: dict[tuple[str, int], list[_Chain]] = {}
         for stage, spec in bundle.manifest.stages.items():
-            parts = slot_parts(bundle.read(spec.file), stage)
+            parts = slot_parts(bundle.read(spec.file), stage, spec.precision)
             for size in self.sizes:
                 with _refusals(stage):
                     self._models[stage, size] = self._compile(stage, parts, size, settings)
                 self._idle[stage, size] = []
         precision: str = bundle.manifest.precision
         if precision == "fp16":
-            precision += f" computed in {'bfloat16' if multiplies_bfloat16() else 'float32'}"
+            precision += f" computed in {'bfloat16' if in_bfloat16(precision) else 'float32'}"
         self.about = f"openvino {OpenVinoEngine.version} on {self.device(self._core)}, {precision}, {tuning}"
 
     @staticmethod

@@ -112,8 +112,9 @@ class _Work:
             for place, (key, array) in enumerate(self.inputs.of(run.stage, run.batch).items()):
                 files[key] = bench.folder / f"probe-{place}.npy"
                 np.save(files[key], array)
-            model = bundle.read(bundle.manifest.stages[run.stage].file)
-            run.loading = probe(model, run.stage, name, bench.tuning.threads, files, bench.folder)
+            spec = bundle.manifest.stages[run.stage]
+            model, threads = bundle.read(spec.file), bench.tuning.threads
+            run.loading = probe(model, run.stage, spec.precision, name, threads, files, bench.folder)
         for key, use_cache in (("compiled", False), ("kept", True)):
             if name in CPU_BACKENDS and not bench.options.quick:
                 started = time.perf_counter()

@@ -1,6 +1,7 @@
 """One stage in a process of its own: how long it takes to load and to compute first, and how much memory that needs.
 
-python -m lpcnet_edge.bench.probe '{"model": FILE, "stage": NAME, "backend": NAME, "threads": N, "inputs": {...}}'
+python -m lpcnet_edge.bench.probe '{"model": FILE, "stage": NAME, "precision": NAME, "backend": NAME, "threads": N,
+    "inputs": {...}}'
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Probe:
 
 
 def probe(
-    model: bytes, stage: str, backend: str, threads: int, inputs: Mapping[str, Path], folder: Path
+    model: bytes, stage: str, precision: str, backend: str, threads: int, inputs: Mapping[str, Path], folder: Path
 ) -> Probe | str:
     """Load and run a stage in a fresh process; text that says why where that fails."""
     file = folder / f"probed-{stage}.onnx"
@@ -56,6 +57,7 @@ def probe(
     task = {
         "model": str(file),
         "stage": stage,
+        "precision": precision,
         "backend": backend,
         "threads": threads,
         "inputs": {name: str(path) for name, path in inputs.items()},
@@ -97,7 +99,8 @@ def _run(task: dict[str, Any]) -> Probe:
     _warm(task["backend"])
     before_mb = _resident_mb()
     started = time.perf_counter()
-    engine = open_engine(task["backend"], model, threads=task["threads"], shapes=shapes)
+    narrow = {"precision": task["precision"]} if task["backend"] == "openvino" else {}
+    engine = open_engine(task["backend"], model, threads=task["threads"], shapes=shapes, **narrow)
     loaded = time.perf_counter()
     engine.run(feeds)
     first = time.perf_counter()

@@ -90,8 +90,9 @@ class BenchmarkApp:
         from lpcnet_edge.backends.openvino_raw import write_parts
 
         if (stage, batch) not in self._parts:
-            model = self._bundle.read(self._bundle.manifest.stages[stage].file)
-            self._parts[stage, batch] = write_parts(model, stage, self._inputs.of(stage, batch), self._folder)
+            spec, feeds = self._bundle.manifest.stages[stage], self._inputs.of(stage, batch)
+            model = self._bundle.read(spec.file)
+            self._parts[stage, batch] = write_parts(model, stage, spec.precision, feeds, self._folder)
         per_batch_s = sum(self._batch_s(part, seconds) for part in self._parts[stage, batch])
         return batch / per_batch_s
 

@@ -81,12 +81,13 @@ def test_openvino_computes_its_trunk_in_bfloat16_where_the_processor_does(
     real: Exported, monkeypatch: pytest.MonkeyPatch, has: bool
 ) -> None:
     monkeypatch.setattr(openvino, "multiplies_bfloat16", lambda: has)
-    for stage, model in halves(real.pair).items():
-        hints = [extra.get(openvino.PRECISION) for _, extra in slot_parts(model.SerializeToString(), stage)]
+    for stage, model in real.float_models.items():
+        hints = [extra.get(openvino.PRECISION) for _, extra in slot_parts(model.SerializeToString(), stage, "fp16")]
         assert hints == ([None] if not has else ["bf16"] if stage == STAGES[0] else ["bf16", None]), "the tail is not"
-    for stage, model in (real.float_models | real.int8_models).items():
-        parts = slot_parts(model.SerializeToString(), stage)
-        assert not [extra for _, extra in parts if openvino.PRECISION in extra], "float32, and INT8"
+    for precision, models in (("fp32", real.float_models), ("int8", real.int8_models)):
+        for stage, model in models.items():
+            parts = slot_parts(model.SerializeToString(), stage, precision)
+            assert not [extra for _, extra in parts if openvino.PRECISION in extra], precision
 
 
 @pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply in bfloat16")
