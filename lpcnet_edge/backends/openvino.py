@@ -60,8 +60,8 @@ def parts_of(
 
     A quantised second stage becomes two, of which the second takes the first one's output. OpenVINO's code generator
     for elementwise chains takes the additions away from INT8 convolutions that could have fused them, so it is off for
-    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on. With ``bfloat16`` a float stage is
-    cut there, too, and its trunk computed in that. The logits are doubled as
+    the trunk; the tail (PCM, arg max) is nothing but such chains, and there it is on. With ``bfloat16`` a float stage
+    is cut there, too, and its trunk computed in that. The logits are doubled as
     :func:`~lpcnet_edge.backends.doubling.double_by_rows` says.
     """
     proto = double_by_rows(proto)
