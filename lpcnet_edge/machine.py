@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path("/")
@@ -116,6 +117,14 @@ def instruction_sets(root: Path = ROOT) -> tuple[str, ...]:
     per_core = [set(line.split()) for line in re.findall(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)]
     common = set.intersection(*per_core) if per_core else set()
     return tuple(name for flag, name in INSTRUCTION_SETS.items() if flag in common)
+
+
+def package_version(name: str) -> str:
+    """Of an installed distribution; ``unknown`` where there is none of that name, as of a build by another."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 @cache

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -157,7 +156,4 @@ def machine_facts(root: Path = machine.ROOT) -> dict[str, Any]:
 
 def own_version() -> str:
     """Of this package; ``unknown`` where it runs from a folder that was not installed."""
-    try:
-        return version("lpcnet-edge")
-    except PackageNotFoundError:
-        return "unknown"
+    return machine.package_version("lpcnet-edge")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,12 @@ from lpcnet_edge.build.judging import Judge, Judgement
 from lpcnet_edge.build.lint import lint_tiles
 from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.build.parity import check_parity
+from lpcnet_edge.build.provenance import fine_tune, made_from
 from lpcnet_edge.build.qat import Candidate, tune
 from lpcnet_edge.build.ranging import find_ranges, methods_report
 from lpcnet_edge.build.report import as_json, curve, curve_png, lasting, summary
 from lpcnet_edge.build.restore import Step, kept_sensitivity, multiply_adds, restore
 from lpcnet_edge.build.settings import BuildResult, BuildSettings, Progress
-from lpcnet_edge.build.splits import trained_on
 from lpcnet_edge.bundle.cache import build_cache
 from lpcnet_edge.bundle.manifest import Manifest, StageSpec, check_bundle_name, check_classes
 from lpcnet_edge.bundle.model import tensor_specs
@@ -182,7 +180,7 @@ def build_bundle(
         localization=_stage("localization", final.localization, settings, keep_float),
         confidence=_stage("confidence", final.confidence, settings, keep_float),
         rules=settings.rules,
-        provenance=printable(_provenance(weights, digest, chosen, calibration_data, settings) | _tuning(report)),
+        provenance=printable(made_from(weights, digest, chosen, calibration_data, settings) | fine_tune(report)),
         accuracy=summary(judgement),
     )
     progress("writing", 0, 1)
@@ -330,31 +328,3 @@ def _stage(name: str, model: onnx.ModelProto, settings: BuildSettings, keep_floa
         outputs=tensor_specs(model.graph.output),
         float_layers=tuple(layer for layer in keep_float if any(node.name == layer for node in model.graph.node)),
     )
-
-
-def _provenance(
-    weights: str | Path, digest: str, chosen: CalibrationSet, data: Dataset, settings: BuildSettings
-) -> dict[str, Any]:
-    return {
-        "weights": {"name": Path(weights).name, "sha256": digest, "trained_on": trained_on(weights)},
-        "calibration": {"data": data.name, "digest": chosen.digest, "tiles": len(chosen.entries)},
-        "backend": settings.backend,
-        "max_drop": settings.max_drop,
-        "versions": {name: _version(name) for name in ("lpcnet-edge", "torch", "onnx", "openvino", "onnxruntime")},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
-
-
-def _tuning(report: Mapping[str, Any]) -> dict[str, Any]:
-    """That the weights are no longer those of the file named, where a fine-tune changed them."""
-    qat = report.get("qat") or {}
-    kept = ("data", "images", "steps", "seed", "weights_sha256")
-    return {"qat": {name: qat[name] for name in kept}} if qat.get("used") else {}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnx
@@ -12,6 +11,7 @@ import lpcnet_edge
 from lpcnet_edge.build.export import export_network
 from lpcnet_edge.build.pair import OnnxPair
 from lpcnet_edge.files import write_atomically
+from lpcnet_edge.machine import package_version
 from lpcnet_edge.network.inference import FloatNetwork
 
 _STAGES = ("localization", "confidence")
@@ -44,15 +44,8 @@ def _address(weights_sha256: str) -> str:
     sources = ("build/export.py", "build/names.py", "backends/graphs.py")
     for path in sorted((*root.glob("network/*.py"), *(root / name for name in sources))):
         digest.update(path.read_bytes())
-    digest.update(" ".join(_version(name) for name in _LIBRARIES).encode())
+    digest.update(" ".join(package_version(name) for name in _LIBRARIES).encode())
     return digest.hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # a build of another name, or none: exporting would say so
-        return "unknown"
 
 
 def _read(path: Path) -> onnx.ModelProto | None:

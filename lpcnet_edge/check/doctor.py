@@ -65,7 +65,7 @@ class Finding:
 class Report:
     """What doctor found. Sizes in MB (2^20 bytes), CPUs in cores; None where there is nothing or no limit.
 
-    ``library_cuda`` has the major version of CUDA that a library was made for, of those whose package's name says it.
+    ``made_for_cuda`` has the major version of CUDA that a library was made for, of those whose package's name says it.
     """
 
     os: str
@@ -82,7 +82,7 @@ class Report:
     jetson: machine.Jetson | None
     cuda: Cuda
     libraries: dict[str, str | None]
-    library_cuda: dict[str, int]
+    made_for_cuda: dict[str, int]
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ class Report:
         for library in LIBRARIES:
             name, version = library.name, self.libraries[library.name]
             mend = _JETPACK_MEND if self.jetson and name == "tensorrt" else library.mend
-            made_for = self.library_cuda.get(name)
+            made_for = self.made_for_cuda.get(name)
             if name == "cuda_bindings" and drivers:
                 mend = f"pip install 'cuda-bindings=={drivers}.*' (the driver's CUDA is {self.cuda.cuda_version})"
                 made_for = int(version.partition(".")[0]) if version else None
@@ -203,7 +203,7 @@ def examine(
         jetson=machine.jetson(root, jetpack_package, nvpmodel),
         cuda=cuda_driver(machine.nvidia_driver(root), load),
         libraries={library.name: find_version(library) for library in LIBRARIES},
-        library_cuda={library.name: major for library in LIBRARIES if (major := find_cuda(library))},
+        made_for_cuda={library.name: major for library in LIBRARIES if (major := find_cuda(library))},
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lpcnet_edge.backends.quiet import silence_libraries, silence_opencv
-from lpcnet_edge.cli import bench, build, bundle, bundle_check, calibrate, doctor, judge, make, run, train
+from lpcnet_edge.cli import bench, build, bundle, bundle_check, calibrate, doctor, judge, make, run, train, tune
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED
 from lpcnet_edge.errors import BadInput, LpcnetError, MissingLibrary, UsageError
 
@@ -81,7 +81,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (train, build, judge, run, bench, make, calibrate, bundle, bundle_check, doctor):
+    for module in (train, build, judge, run, tune, bench, make, calibrate, bundle, bundle_check, doctor):
         module.add_verbs(verbs)
     return parser
 

@@ -189,8 +189,8 @@ def test_an_export_by_another_version_is_not_reused(
     """What failed the parity with one version is to be exported again with another, as the error says."""
     monkeypatch.setattr(float_onnx, "export_network", lambda network: small.pair)
     assert float_pair(small.network, "0" * 64, tmp_path)[1] == ""
-    known = float_onnx.version
-    monkeypatch.setattr(float_onnx, "version", lambda name: "99" if name == library else known(name))
+    known = float_onnx.package_version
+    monkeypatch.setattr(float_onnx, "package_version", lambda name: "99" if name == library else known(name))
     assert float_pair(small.network, "0" * 64, tmp_path)[1] == ""
     assert float_pair(small.network, "0" * 64, tmp_path)[1] == "export reused"
 

@@ -140,7 +140,7 @@ def test_tensorrt_must_not_be_newer_than_the_driver(made_for: int, offered: int,
         load=Driver(devices=[("NVIDIA L4", 8, 9)], version=offered),
         cuda_of=lambda library: made_for if library.name == "tensorrt" else None,
     )
-    assert report.library_cuda == {"tensorrt": made_for}
+    assert report.made_for_cuda == {"tensorrt": made_for}
     finding = next(finding for finding in report.findings() if finding.name == "tensorrt")
     assert (finding.problem is not None) is told
     if told:
