@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def read_index_mask(path: Path, classes: Sequence[str]) -> ClassMap:
 
     Returns (H, W) uint8. Raises ``UnreadableImage``, or ``UnknownClass`` for an index that ``classes`` does not have.
     """
-    values = _pixel_values(path, len(classes))
+    values = _pixel_values(path)
     largest = int(values.max())
     if largest >= len(classes):
         pixels = int(np.count_nonzero(values >= len(classes)))
@@ -39,7 +40,7 @@ def read_binary_mask(path: Path) -> NDArray[np.bool_]:
     Returns (H, W) bool. Raises ``UnreadableImage``, or ``BadData`` where more than one other value occurs, as it does
     in a mask that was resized or compressed.
     """
-    values = _pixel_values(path, 2)
+    values = _pixel_values(path)
     levels = np.unique(values[values > 0])
     if len(levels) > 1:
         raise BadData(
@@ -50,7 +51,7 @@ def read_binary_mask(path: Path) -> NDArray[np.bool_]:
     return values > 0
 
 
-def _pixel_values(path: Path, names: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _pixel_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The numbers that a grey or palette PNG stores, (H, W), not what they look like."""
     try:
         raw = path.read_bytes()
@@ -60,14 +61,15 @@ def _pixel_values(path: Path, names: int) -> NDArray[np.uint8] | NDArray[np.uint
         raise UnreadableImage(f"{path}: {len(raw)} bytes that are no PNG", mend="masks are PNG files: export it again")
     bits, kind = raw[24], raw[25]
     flag = cv2.IMREAD_COLOR if kind == _PALETTE else cv2.IMREAD_UNCHANGED
+    readable = _with_indices_as_colours(raw) if kind == _PALETTE else raw
     try:
-        pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), flag)
+        pixels = cv2.imdecode(np.frombuffer(readable, np.uint8), flag)
     except cv2.error as exc:  # such as a header that claims more pixels than OpenCV takes
         raise UnreadableImage(f"{path}: {exc.err or exc}", mend="export it again") from exc
     if pixels is None:
         raise UnreadableImage(f"{path}: a PNG of {len(raw)} bytes that cannot be decoded", mend="export it again")
     if kind == _PALETTE:
-        return _palette_indices(path, raw, np.asarray(pixels, np.uint8), names)
+        return np.asarray(pixels[..., 0], np.uint8)
     if kind != _GREY or pixels.ndim != 2:
         raise BadData(f"{path}: a colour picture, not class indices", mend="export a grey or palette PNG")
     if bits < 8:  # the decoder stretches 1, 2 and 4 bits to 0..255
@@ -75,29 +77,18 @@ def _pixel_values(path: Path, names: int) -> NDArray[np.uint8] | NDArray[np.uint
     return np.asarray(pixels, np.uint16)
 
 
-def _palette_indices(path: Path, raw: bytes, bgr: NDArray[np.uint8], names: int) -> NDArray[np.uint8]:
-    """Palette indices from decoded colours; unused entries may repeat a colour, those of the classes may not."""
-    palette = np.frombuffer(_chunk(raw, b"PLTE"), np.uint8)
-    if palette.size % 3 or not 3 <= palette.size <= 768:
-        raise UnreadableImage(f"{path}: a palette of {palette.size} bytes", mend="export it again")
-    red, green, blue = palette.reshape(-1, 3).astype(np.uint32).T
-    colours = red << 16 | green << 8 | blue
-    if len(np.unique(colours[:names])) < len(colours[:names]):
-        raise BadData(
-            f"{path}: its palette gives two of the {names} classes the same colour", mend="export it as grey PNG"
-        )
-    table = np.zeros(1 << 24, np.uint8)
-    table[colours[::-1]] = np.arange(len(colours), dtype=np.uint8)[::-1]  # the lowest index of a colour is kept
-    wide = bgr.astype(np.uint32)
-    return np.asarray(table[wide[..., 2] << 16 | wide[..., 1] << 8 | wide[..., 0]])
+def _with_indices_as_colours(raw: bytes) -> bytes:
+    """A palette PNG with each index's grey level as its colour, so that decoding it gives the indices.
 
-
-def _chunk(raw: bytes, name: bytes) -> bytes:
-    """The data of the first PNG chunk of this name, empty if there is none."""
+    Its own colours would not tell them all apart: two may be the same, and the palette may end before the indices do.
+    """
     at = len(_SIGNATURE)
-    while at + 8 <= len(raw):
+    while at + 12 <= len(raw):
         (length,) = struct.unpack_from(">I", raw, at)
-        if raw[at + 4 : at + 8] == name:
-            return raw[at + 8 : at + 8 + length]
-        at += 12 + length
-    return b""
+        end = at + 12 + length
+        if raw[at + 4 : at + 8] == b"PLTE":
+            entries = min(2 ** raw[24], 256)
+            chunk = b"PLTE" + bytes(level for level in range(entries) for _ in range(3))
+            return raw[:at] + struct.pack(">I", 3 * entries) + chunk + struct.pack(">I", zlib.crc32(chunk)) + raw[end:]
+        at = end
+    return raw

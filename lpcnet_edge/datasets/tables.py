@@ -32,6 +32,11 @@ def read_table(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str,
                 f"{path} line 1: no column {', '.join(missing)}; it has {', '.join(have) or 'none'}",
                 mend=f"the header must have {','.join(required)}",
             )
+        if "" in have:
+            raise BadData(
+                f"{path} line 1: column {have.index('') + 1} has no name",
+                mend="name it, or remove it: a comma at the end of every line makes one",
+            )
         twice = next((column for column in have if have.count(column) > 1), None)
         if twice is not None:
             raise BadData(f"{path} line 1: two columns are called {twice}", mend="give each column a name of its own")

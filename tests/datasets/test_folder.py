@@ -121,6 +121,7 @@ def test_broken_settings_are_named(root: Path, text: str, says: str) -> None:
     [
         ("image,prt\na1.png,p\n", "line 1: no column part"),
         ("image,part,part\na1.png,p,q\n", "line 1: two columns are called part"),
+        ("image,part,\na1.png,p,\n", "line 1: column 3 has no name"),
         ("image,part\na1.png,p\n", "2 images have no row, such as a2.png"),
         ("image,part\na1.png,p\na1.png,q\n", "line 3: a1.png is listed twice"),
         ("image,part\n../../x.png,p\n", "line 2: there is no image"),

@@ -45,9 +45,25 @@ def test_a_palette_holds_indices_whatever_its_colours(tmp_path: Path, extra: tup
     assert np.array_equal(read_index_mask(path, CLASSES), blot(2))
 
 
-def test_a_palette_that_confuses_classes_is_refused(tmp_path: Path) -> None:
+def test_indices_of_one_colour_stay_apart(tmp_path: Path) -> None:
     path = write_png(tmp_path / "m.png", blot(2), 8, 3, (b"PLTE", bytes([0, 0, 0, 9, 9, 9, 9, 9, 9])))
-    with pytest.raises(BadData, match="same colour"):
+    assert np.array_equal(read_index_mask(path, CLASSES), blot(2))
+
+
+@pytest.mark.parametrize(
+    ("bits", "value", "colours"),
+    [
+        (8, 255, bytes([0, 0, 0, 9, 9, 9])),  # a palette that ends before
+        (8, 255, bytes(768)),
+        (8, 3, VOC_COLOURS),  # black, as the background is
+        (2, 3, bytes([0, 0, 0, 9, 9, 9])),
+    ],
+)
+def test_an_index_of_a_palette_without_a_class_is_no_other_class(
+    bits: int, value: int, colours: bytes, tmp_path: Path
+) -> None:
+    path = write_png(tmp_path / "m.png", blot(value), bits, 3, (b"PLTE", colours))
+    with pytest.raises(UnknownClass, match=f"28 pixels have a class index of up to {value}, the classes end at 2"):
         read_index_mask(path, CLASSES)
 
 
