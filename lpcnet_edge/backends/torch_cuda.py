@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ from lpcnet_edge.errors import BackendFailed, BadArtifact, DeviceLost, LpcnetErr
 
 NAME = "torch-cuda"
 LARGEST = 32
+
+_POOLS = Lock()
+"""Held by who allocates from a pool or destroys one: torch ends the process where a pool is destroyed while a thread is
+at work in any, as when a backend that failed is closed in the background while the next one is made."""
 
 _LOST = (  # cudaGetErrorString of errors after which the process cannot use the device any more, as in cuda/errors.py
     "illegal memory access",
@@ -72,7 +77,9 @@ class TorchStage:
         self._streams: dict[int, torch.cuda.ExternalStream] = {}
         with translated("when it is loaded"):
             self._module: nn.Module | None = module.eval().requires_grad_(False).to("cuda")
-            torch.cuda.synchronize()  # torch may still fold or cast on its own stream, for which ours do not wait
+            # torch may still cast on its own stream, for which ours do not wait. Not for the whole device, here and
+            # below: others in this process may be capturing, which that would end.
+            torch.cuda.current_stream().synchronize()
 
     def bind(self, addresses: Mapping[str, int], rows: Mapping[str, int], lane: int = 0) -> BoundTorchStage:
         """As in the protocol. Tensors lie in device memory, or in pinned host memory that is mapped."""
@@ -95,6 +102,7 @@ class TorchStage:
             translated("when it runs"),
             torch.inference_mode(),
             torch.cuda.stream(ours),
+            _POOLS,
             torch.cuda.use_mem_pool(self._pools[lane]),
             # Nothing is tried out, which would take a minute for all sizes; and float32 is float32, not TF32.
             torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
@@ -114,14 +122,15 @@ class TorchStage:
         self._pools.clear()
         with translated("when it is closed"):
             try:
-                torch.cuda.synchronize()
+                torch.cuda.current_stream().synchronize()
             except RuntimeError:
                 # A lost device frees nothing, and over that the destructor of torch's pools aborts the process.
                 for pool in pools:
                     ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))
                 raise
-            pools.clear()
-            torch.cuda.empty_cache()
+            with _POOLS:
+                pools.clear()
+                torch.cuda.empty_cache()
 
     def _tensor(self, name: str, address: int, rows: int) -> Tensor:
         spec = self._specs[name]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,8 +36,12 @@ def destroyed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __del__(self) -> None:
             seen.append("pool")
 
+    def whole_device() -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
     monkeypatch.setattr(torch.cuda, "MemPool", Pool)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", whole_device)  # which ends the captures of other threads
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append("cache"))
     return seen
 
@@ -59,11 +67,43 @@ def test_pools_outlive_a_lost_device(destroyed: list[str], monkeypatch: pytest.M
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
 
     stage = bound_stage()
-    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lost))
     with pytest.raises(DeviceLost, match=r"when it is closed: .* illegal memory access was encountered \(mend"):
         stage.close()
     stage.close()
     assert destroyed == []
+
+
+def test_no_pool_is_destroyed_while_another_is_in_use(destroyed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch ends the process over that: the allocator's assertion fails in the destructor of the pool."""
+    computing, go_on = Event(), Event()
+
+    class Slow(OnNoDevice):
+        def forward(self) -> dict[str, Any]:
+            computing.set()
+            assert go_on.wait(10)
+            return {}
+
+    @contextmanager
+    def in_use(pool: object) -> Iterator[None]:
+        yield
+        destroyed.append("left")
+
+    monkeypatch.setattr(torch.cuda, "use_mem_pool", in_use)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle: None)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    broken, following = bound_stage(), TorchStage(Slow(), [], [])
+    binding = following.bind({}, {})
+    working = Thread(target=binding.enqueue, args=(SimpleNamespace(handle=1),))
+    closing = Thread(target=broken.close)
+    working.start()
+    assert computing.wait(10)
+    closing.start()
+    closing.join(0.05)
+    go_on.set()
+    working.join(10)
+    closing.join(10)
+    assert destroyed == ["left", "pool", "pool", "cache"]
 
 
 @pytest.mark.parametrize(
