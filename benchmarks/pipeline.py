@@ -36,7 +36,7 @@ from lpcnet_edge.bench.timed import TimedBackend, attribution
 from lpcnet_edge.bundle.read import Bundle, open_bundle
 from lpcnet_edge.datasets.carbon_fabric import CarbonFabric
 from lpcnet_edge.errors import LpcnetError, UsageError
-from lpcnet_edge.metrics.conformal import calibrate_gate
+from lpcnet_edge.metrics.gate_threshold import calibrate_gate
 from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.gate_calibration import MIN_DEFECT_PX, score_tiles
 from lpcnet_edge.runtime.pipeline import framing_for

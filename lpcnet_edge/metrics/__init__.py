@@ -1,6 +1,6 @@
 """Metrics as pure functions of arrays; ``docs/metrics.md`` defines every one of them."""
 
-from lpcnet_edge.metrics.conformal import GateCalibration, calibrate_gate, parts_needed
+from lpcnet_edge.metrics.conformal import parts_needed
 from lpcnet_edge.metrics.defects import (
     CAUGHT_OVERLAP,
     MIN_DEFECT_PX,
@@ -20,6 +20,7 @@ from lpcnet_edge.metrics.gate import (
     gate_by_image,
     gate_by_part,
 )
+from lpcnet_edge.metrics.gate_threshold import GateCalibration, calibrate_gate
 from lpcnet_edge.metrics.parts import (
     Rate,
     any_by_part,

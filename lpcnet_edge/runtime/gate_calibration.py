@@ -18,7 +18,7 @@ from lpcnet_edge.bundle.write import write_bundle
 from lpcnet_edge.config import to_mapping
 from lpcnet_edge.datasets.selection import trained_among
 from lpcnet_edge.errors import BadData, UsageError
-from lpcnet_edge.metrics.conformal import GateCalibration, calibrate_gate
+from lpcnet_edge.metrics.gate_threshold import GateCalibration, calibrate_gate
 from lpcnet_edge.runtime.framing import Framing
 from lpcnet_edge.runtime.pipeline import framing_for
 from lpcnet_edge.runtime.tile_plan import count_defect_px, plan_tiles, write_tiles
@@ -135,7 +135,7 @@ def calibrate_bundle(
 ) -> GateCalibration:
     """The gate's threshold for a bundle from a dataset, by physical part.
 
-    Raises what :func:`score_tiles` and :func:`~lpcnet_edge.metrics.conformal.calibrate_gate` raise.
+    Raises what :func:`score_tiles` and :func:`~lpcnet_edge.metrics.gate_threshold.calibrate_gate` raise.
     """
     tiles = score_tiles(bundle, backend, dataset, framing=framing, progress=progress)
     return calibrate_gate(

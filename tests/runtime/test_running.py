@@ -22,7 +22,7 @@ from lpcnet_edge.cli.command import main
 from lpcnet_edge.config import from_mapping, to_mapping
 from lpcnet_edge.datasets import open_dataset
 from lpcnet_edge.errors import BadConfig, ChangedFile
-from lpcnet_edge.metrics.conformal import GateCalibration
+from lpcnet_edge.metrics.gate_threshold import GateCalibration
 from lpcnet_edge.runtime import running
 from lpcnet_edge.runtime.gate_calibration import write_with_gate
 from lpcnet_edge.runtime.parts import PartJoiner
