@@ -134,6 +134,12 @@ def test_readme_documents_every_exit_code() -> None:
         (["show", "--preset", "edg"], 2),
         (["show", "--tile", "100"], 2),
         (["show", "--tile", "0"], 2),
+        (["show", "--classes", "1"], 2),
+        (["show", "--classes", "256"], 2),
+        (["generate", "carbon-fabric", "--out", "x", "--count", "0"], 2),
+        (["generate", "carbon-fabric", "--out", "x", "--defect-share", "nan"], 2),
+        (["train", "--data", "carbon-fabric:count=1", "--out", "x", "--steps", "0"], 2),
+        (["train", "--data", "carbon-fabric:count=1", "--out", "x", "--seed", "-1"], 2),
         (["build", "--fp16", "--qat", "--weights", "carbon-fabric", "--out", "x"], 2),
         (["build", "--fp32", "--method", "mse", "--weights", "carbon-fabric", "--out", "x"], 2),
         (["show", "--weights", "carbon-fabric", "--classes", "3"], 2),
@@ -389,6 +395,7 @@ def test_wrong_use_is_told_before_any_work(
         ["predict", "--weights", "w", "image.png", "--out"],
         ["gallery", "--weights", "w", "--data", "carbon-fabric:count=2,size=128", "--out"],
         ["generate", "carbon-fabric", "--count", "1", "--size", "128", "--out"],
+        ["train", "--data", "carbon-fabric:count=2,size=128", "--out"],
         ["keygen", "--out"],
     ],
 )
@@ -397,6 +404,20 @@ def test_nothing_is_written_into_a_bundle(argv: list[str], tmp_path: Path, capsy
     assert main([*argv, str(tmp_path / "here")]) == 2
     assert "lies inside the bundle" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["bundle.yaml"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "b", "s", "--json", "--jsonl", "/dev/stdout"],
+        ["calibrate", "set", "--data", "carbon-fabric:count=2,size=128", "--out", "/dev/stdout"],
+        ["bench", "b", "--record", "/dev/stdout"],
+    ],
+)
+def test_no_output_stands_in_what_a_verb_prints(argv: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "lpcnet_edge", *argv], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "/dev/stdout is standard output" in done.stderr
 
 
 def test_check_data_of_other_channels_are_no_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

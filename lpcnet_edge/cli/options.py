@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,10 +38,28 @@ def refuse_in_bundles(*outputs: Path | None, folder: bool = False) -> None:
                 raise UsageError(f"{out} {where} the bundle {above}", mend="write it beside the bundle")
 
 
+def is_stdout(path: Path | None) -> bool:
+    """Whether what is written there comes out of standard output, as of ``/dev/stdout``; the null device is nowhere."""
+    if path is None:
+        return False
+    try:
+        there, ours, nowhere = os.stat(path), os.fstat(sys.stdout.fileno()), os.stat(os.devnull)
+        return os.path.samestat(there, ours) and not os.path.samestat(there, nowhere)
+    except (OSError, ValueError):  # nothing there, or standard output is no file
+        return False
+
+
+def refuse_stdout(*files: Path | None) -> None:
+    """Raise ``UsageError`` for a file that is standard output, where what the verb prints would stand in it, too."""
+    for out in filter(is_stdout, files):
+        raise UsageError(f"{out} is standard output, where the verb prints what it found", mend="name a file")
+
+
 def refuse_outputs(*files: Path | None, inputs: Sequence[Path | None] = ()) -> None:
     """Raise ``UsageError`` for a file that cannot be written, or that is one of the ``inputs`` (as ``refuse_inputs``
     has it): before a verb's long work, and not after it."""
     refuse_in_bundles(*files)
+    refuse_stdout(*files)
     given = [out for out in files if out is not None]
     for number, out in enumerate(given):
         refuse_inputs(out, *inputs)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcnet_edge.cli.console import add_json_option, phases, print_json, progress_bar
-from lpcnet_edge.cli.options import add_rules_option, number, open_rules, refuse_in_bundles
+from lpcnet_edge.cli.options import add_rules_option, is_stdout, number, open_rules, refuse_in_bundles
+from lpcnet_edge.cli.run_refusals import (
+    OUTPUTS,
+    refuse_deadline_in_bulk,
+    refuse_memory_off_gpu,
+    refuse_pictures_in_sources,
+    refuse_shared_outputs,
+    refuse_sources_alike,
+    refuse_uninspected,
+)
 from lpcnet_edge.cli.run_report import print_beginning, print_report, to_json
-from lpcnet_edge.errors import BadConfig, BadInput, CheckFailed, SinkFailed, UsageError
+from lpcnet_edge.errors import CheckFailed, SinkFailed, UsageError
 
 if TYPE_CHECKING:
     from lpcnet_edge.bundle.read import Bundle
-    from lpcnet_edge.runtime.running import Report
-    from lpcnet_edge.runtime.session import Session
     from lpcnet_edge.runtime.settings import RunSettings
-
-_OUTPUTS = ("jsonl", "csv", "sqlite", "overlays", "masks")
 
 
 def add_verbs(verbs: Any) -> None:
@@ -60,17 +66,30 @@ def add_verbs(verbs: Any) -> None:
 
 def run_run(args: argparse.Namespace) -> int:
     """``lpcnet-edge run``"""
+    settings = _settings(args)
+    lines = [args.parts, *(getattr(settings.sinks, name) for name in OUTPUTS)]
+    there = next(filter(is_stdout, lines), None)
+    if there is None:
+        return _run(args, settings)
+    if args.json:
+        raise UsageError(
+            f"{there} is standard output, where --json prints its object", mend="leave --json out, or name a file"
+        )
+    with contextlib.redirect_stdout(sys.stderr):  # text among the lines, or over them, would spoil them
+        return _run(args, settings)
+
+
+def _run(args: argparse.Namespace, settings: RunSettings) -> int:
     from lpcnet_edge.bundle.read import open_bundle
     from lpcnet_edge.runtime.running import PartLines, Report, run_session
     from lpcnet_edge.runtime.session import Session
     from lpcnet_edge.runtime.sinks import open_sinks
 
-    settings = _settings(args)
     if args.backend == "null":
         raise UsageError("the backend null computes nothing: every frame would pass", mend="it is for bench alone")
-    refuse_in_bundles(args.parts, args.journal, *(getattr(settings.sinks, name) for name in _OUTPUTS))
-    _refuse_shared_outputs(args, settings)
-    _refuse_pictures_in_sources(args, settings)
+    refuse_in_bundles(args.parts, args.journal, *(getattr(settings.sinks, name) for name in OUTPUTS))
+    refuse_shared_outputs(args, settings)
+    refuse_pictures_in_sources(args, settings)
     if args.journal and len(args.source) > 1:
         raise UsageError(
             "--journal is for one source: it knows frames by their names, and those of several sources may be alike",
@@ -108,11 +127,11 @@ def run_run(args: argparse.Namespace) -> int:
         )
         asked = settings.framing
         region = asked.region if asked is not None and asked.mode == "resize" else None
-        _refuse_memory_off_gpu(args.memory, session)
-        _refuse_deadline_in_bulk(args.deadline_ms, session)
+        refuse_memory_off_gpu(args.memory, session)
+        refuse_deadline_in_bulk(args.deadline_ms, session)
         several = len(args.source) > 1
         if several and (outputs.masks or outputs.overlays):
-            _refuse_sources_alike(session)
+            refuse_sources_alike(session)
         with session, open_sinks(outputs, bundle.manifest.classes, region=region, by_source=several) as sinks:
             if journal:
                 journal.attach(sinks)
@@ -140,99 +159,8 @@ def run_run(args: argparse.Namespace) -> int:
     failed = session.pipeline.totals.refused["engine failed"]
     if failed:
         raise CheckFailed(f"{failed} frame(s) were rejected because the engines failed", mend="see their reasons above")
-    _refuse_uninspected(session, report, settings, args)
+    refuse_uninspected(session, report, settings, args)
     return 0
-
-
-def _refuse_uninspected(session: Session, report: Report, settings: RunSettings, args: argparse.Namespace) -> None:
-    """Raise ``BadInput`` where not one frame could be inspected, those before a resume included: none came, none can be
-    read, or settings and frames do not fit each other (``BadConfig``); ``CheckFailed`` where all were late.
-    """
-    totals = session.pipeline.totals
-    frames = totals.frames + report.resumed
-    if not frames and not report.stopped:
-        raise BadInput(
-            f"{', '.join(session.source_names)} ended without a frame",
-            mend="see that what feeds it runs and sends frames of the size stated",
-        )
-    if totals.frames and totals.refused["late"] == totals.frames:
-        raise CheckFailed(
-            f"none of {totals.frames} frame(s) was decided within {settings.live.deadline_ms:g} ms, all are rejects; "
-            f"{report.shown[0].verdict.reasons[0]}",
-            mend="see what a frame takes without --deadline-ms, then allow that and some room, or inspect fewer tiles",
-        )
-    if report.inspected or not frames:
-        return
-    reasons = [reason for result in report.shown for reason in result.verdict.reasons]
-    unfit = [reason for reason in reasons if reason.startswith("not inspected")]
-    first = (unfit or reasons or [f"{report.resumed} of them before this run (journal)"])[0]
-    message = f"none of {frames} frame(s) was inspected, all are rejects; {first}"
-    if totals.refused["not inspected"]:
-        raise BadConfig(
-            message,
-            mend="correct framing or the rules' zones, or inspect the frames that they were made for (docs/framing.md)",
-        )
-    again = "; a journal keeps them as done: name another" if args.journal else ""
-    raise BadInput(message, mend=f"mend the files, or name those that were meant{again}")
-
-
-def _refuse_memory_off_gpu(memory: str | None, session: Session) -> None:
-    from lpcnet_edge.backends.choice import AUTO
-
-    backend = session.pipeline.backend_name
-    if memory is not None and backend in AUTO:
-        session.close()
-        raise UsageError(
-            f"--memory {memory} is for a GPU, and {backend} computes on the processor",
-            mend="leave it out, or name a GPU's --backend; cuda.memory in --config is read only where there is one",
-        )
-
-
-def _refuse_deadline_in_bulk(deadline_ms: float | None, session: Session) -> None:
-    if deadline_ms is not None and not session.live:
-        session.close()
-        raise UsageError("--deadline-ms is for live running", mend="add --live; a camera is live by itself")
-
-
-def _refuse_shared_outputs(args: argparse.Namespace, settings: RunSettings) -> None:
-    """Two outputs in one file; masks and overlays may share a folder where the latter are no PNG, too."""
-    outputs = settings.sinks
-    found = {"parts": args.parts, "journal": args.journal, **{name: getattr(outputs, name) for name in _OUTPUTS}}
-    if outputs.overlay_format != "png":
-        del found["masks"]
-    seen: dict[Path, str] = {}
-    for name, path in found.items():
-        if path is None or (path.exists() and not (path.is_file() or path.is_dir())):  # a pipe takes any lines
-            continue
-        other = seen.setdefault(path.resolve(), name)
-        if other != name:
-            raise UsageError(f"{path} is named for {other} and for {name}", mend="give each output a place of its own")
-
-
-def _refuse_pictures_in_sources(args: argparse.Namespace, settings: RunSettings) -> None:
-    """Masks or overlays where images are read: the next run would take them for frames, and replace those so named."""
-    for text in args.source:
-        pattern = not os.path.lexists(text) and any(sign in text for sign in "*?[")
-        folder = Path(os.path.dirname(text) or "." if pattern else text)
-        if not folder.is_dir():
-            continue
-        for out in filter(None, (settings.sinks.masks, settings.sinks.overlays)):
-            within = settings.source.recursive and not pattern and folder.resolve() in out.resolve().parents
-            if out.resolve() == folder.resolve() or within:
-                raise UsageError(
-                    f"{out} is where the images of {text} are read: the next run would inspect its pictures, too",
-                    mend="name a folder beside it",
-                )
-
-
-def _refuse_sources_alike(session: Session) -> None:
-    names = session.source_names
-    if len(set(names)) < len(names):
-        session.close()
-        raise UsageError(
-            f"sources have the same name ({', '.join(names)}): one's pictures would replace the other's",
-            mend="name them in --config: views: [left, right]",
-        )
 
 
 def _make_ready(bundle: Bundle, args: argparse.Namespace) -> None:
@@ -252,7 +180,7 @@ def _settings(args: argparse.Namespace) -> RunSettings:
     from lpcnet_edge.runtime.settings import RunSettings
 
     settings = load_config(args.config, RunSettings) if args.config else RunSettings()
-    outputs = {name: getattr(args, name) for name in _OUTPUTS if getattr(args, name) is not None}
+    outputs = {name: getattr(args, name) for name in OUTPUTS if getattr(args, name) is not None}
     settings = replace(settings, sinks=replace(settings.sinks, **outputs))
     if args.gate is not None:
         settings = replace(settings, gate=gate_of(args.gate))
@@ -288,7 +216,7 @@ def _identity(args: argparse.Namespace, settings: RunSettings, bundle_id: str) -
     from lpcnet_edge.config import to_mapping
 
     said = to_mapping(settings)
-    outputs = {name: path and os.path.abspath(path) for name in _OUTPUTS for path in (said["sinks"][name],)}
+    outputs = {name: path and os.path.abspath(path) for name in OUTPUTS for path in (said["sinks"][name],)}
     read = {
         "framing.inspect_mask": settings.framing and settings.framing.inspect_mask,
         "source.correction.dark": settings.source.correction.dark,

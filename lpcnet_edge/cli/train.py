@@ -10,8 +10,8 @@ from typing import Any
 
 from lpcnet_edge.cli.bundle import show_bundle
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED, TrainingDisplay, add_json_option, print_json
-from lpcnet_edge.cli.options import add_dataset_options, number, open_data
-from lpcnet_edge.errors import UsageError
+from lpcnet_edge.cli.options import add_dataset_options, number, open_data, refuse_in_bundles
+from lpcnet_edge.errors import BadConfig, UsageError
 
 
 def add_verbs(verbs: Any) -> None:
@@ -54,8 +54,13 @@ def run_train(args: argparse.Namespace) -> int:
     from lpcnet_edge.network.training import train
     from lpcnet_edge.network.weights import load_network
 
+    refuse_in_bundles(args.out, folder=True)
     changes = {key: getattr(args, key) for key in ("steps", "seed") if getattr(args, key) is not None}
-    recipe = replace(load_recipe(args.recipe), **changes)
+    recipe = load_recipe(args.recipe)
+    try:
+        recipe = replace(recipe, **changes)
+    except BadConfig as exc:
+        raise UsageError(exc.message, mend=exc.mend) from exc
     if args.hints is not None:
         try:
             recipe = replace(recipe, loss=replace(recipe.loss, hints=args.hints))
@@ -123,7 +128,10 @@ def run_show(args: argparse.Namespace) -> int:
     else:
         classes = 6 if args.classes is None else args.classes
         names = ("background", *(f"class_{index}" for index in range(1, classes)))
-        config = preset(args.preset or "edge", names, args.channels or 1)
+        try:
+            config = preset(args.preset or "edge", names, args.channels or 1)
+        except BadConfig as exc:
+            raise UsageError(f"--classes {classes}: {exc.message}", mend="use 2 to 255") from exc
     cost = network_cost(config, 256 if args.tile is None else args.tile)
     stages = {
         stage: {"flops": cost.flops(stage), "parameters": cost.parameters(stage)} for stage in ("stage1", "stage2")

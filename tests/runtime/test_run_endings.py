@@ -151,6 +151,16 @@ def test_who_asks_for_the_lines_of_opencv_gets_them(work: Path) -> None:
     assert b"VIDEOIO(FFMPEG)" in done.stderr
 
 
+def test_lines_on_standard_output_stand_there_alone(work: Path) -> None:
+    command = [sys.executable, "-m", "lpcnet_edge.cli", "run", "engine", "images", "--backend", "onnxruntime"]
+    with Path("lines.jsonl").open("wb") as lines:
+        done = subprocess.run([*command, "--jsonl", "/dev/stdout"], stdout=lines, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 0
+    frames = [json.loads(line)["frame"] for line in Path("lines.jsonl").read_text("utf-8").splitlines()]
+    assert frames == ["0.png", "1.png", "2.png"]
+    assert b"3 frames: " in done.stderr
+
+
 def test_an_ascii_locale_loses_no_picture(work: Path) -> None:
     """Not one that Python or a POSIX system replaces by UTF-8: the locale is set, and the UTF-8 mode is off."""
     Path("images").rename("Bänder")
