@@ -38,7 +38,11 @@ class Kernels:
     def store(self) -> None:
         """Keep what was compiled, if anything was since the last time; a folder that cannot be written is a warning."""
         cache: RuntimeCache = self._cache
-        memory: HostMemory = cache.serialize()
+        try:
+            memory: HostMemory = cache.serialize()
+        except RuntimeError as exc:  # as on a device that is lost, while the rest must still be given back
+            log.warning("compiled kernels are not kept for the next start: %s", exc)
+            return
         if memory is None:
             return
         data = bytes(memory)

@@ -188,9 +188,12 @@ def translated(when: str) -> Iterator[None]:
             f"the GPU has no memory left {when}: {_last_line(exc)}", mend="fewer slots, or end what else uses the GPU"
         ) from exc
     except RuntimeError as exc:
-        error = DeviceLost if any(text in str(exc) for text in _LOST) else BackendFailed
-        raise error(f"torch failed {when}: {_last_line(exc)}", mend="run it in a process of its own: isolate: true"
-                    if error is DeviceLost else "try graphs: off, or another --backend") from exc  # fmt: skip
+        error, mend = BackendFailed, "try graphs: off, or another --backend"
+        if any(text in str(exc) for text in _LOST):
+            error, mend = DeviceLost, "run it in a process of its own: isolate: true"
+        elif "no kernel image" in str(exc):
+            mend = "install a torch that is built for this GPU, or use another --backend"
+        raise error(f"torch failed {when}: {_last_line(exc)}", mend=mend) from exc
 
 
 def _last_line(exc: Exception) -> str:

@@ -135,6 +135,13 @@ def test_a_lost_device_is_one_through_torch_too(name: str, text: str) -> None:
     assert type(caught.value) is type(cuda_error(f"CUDA_ERROR_{name}", text, "cuLaunchKernel"))
 
 
+def test_a_torch_without_kernels_for_the_card_says_so() -> None:
+    with pytest.raises(BackendFailed) as caught, translated("when it runs"):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+    assert caught.value.mend is not None
+    assert "built for this GPU" in caught.value.mend
+
+
 def test_the_figures_need_no_onnx() -> None:
     """benchmarks/gpu.py measures networks that were never exported, on a machine that may lack it."""
     code = "import sys; sys.modules['onnx'] = None; sys.path.insert(0, 'benchmarks'); import gpu; print(gpu.QUICK)"
