@@ -14,6 +14,7 @@ from typing import Any
 from lpcnet_edge import machine
 from lpcnet_edge.backends.base import Backend
 from lpcnet_edge.backends.choice import AUTO, open_backend, tuning_cache
+from lpcnet_edge.backends.cuda.slots import SIZES as GPU_SIZES
 from lpcnet_edge.backends.tuning import Tuning, default_tuning, load_tuning
 from lpcnet_edge.bench.frames import Frames, open_frames
 from lpcnet_edge.bench.options import Options
@@ -75,14 +76,21 @@ def opened(
     with TemporaryDirectory(prefix="lpcnet-edge-bench-") as name:
         folder = Path(name)
         frames = open_frames(bundle, data, folder, count=options.frames, size_px=size_px)
+        own = backend or open_measured(bundle, options)
         tuning = kept_tuning(bundle, options)
-        own = backend or open_backend(bundle, options.backend, tuning=tuning)
+        if not options.batches and own.name not in (*CPU_BACKENDS, "null"):
+            tuning = replace(tuning, batch=GPU_SIZES[-1])
         try:
             with Sampler() as sampler:
                 yield Bench(bundle, own, tuning, frames, options, sampler, folder)
         finally:
             if backend is None:
                 own.close()
+
+
+def open_measured(bundle: Bundle, options: Options) -> Backend:
+    """The backend with the batches asked for, else its own: a GPU's are larger than those of a processor's tuning."""
+    return open_backend(bundle, options.backend, tuning=kept_tuning(bundle, options) if options.batches else None)
 
 
 def kept_tuning(bundle: Bundle, options: Options) -> Tuning:

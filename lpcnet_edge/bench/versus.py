@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lpcnet_edge.backends.choice import open_backend
 from lpcnet_edge.bench.endtoend import BulkRuns, measure_bulk
-from lpcnet_edge.bench.opening import header, kept_tuning, not_measured, opened
+from lpcnet_edge.bench.opening import header, not_measured, open_measured, opened
 from lpcnet_edge.bench.options import Options
 from lpcnet_edge.bench.statistics import paired_ratio
 from lpcnet_edge.bundle.read import Bundle
@@ -49,7 +48,7 @@ def measure_against(
     pairs = QUICK_PAIRS if options.quick else PAIRS
     settings = replace(RunSettings(), gate=options.gate, framing=options.framing)
     with opened(bundle, data, options, size_px=size_px) as bench:
-        second = open_backend(other, options.backend, tuning=kept_tuning(other, options))
+        second = open_measured(other, options)
         try:
             runs = {"a": BulkRuns(), "b": BulkRuns()}
             sides = {"a": (bundle, bench.backend), "b": (other, second)}

@@ -9,6 +9,7 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -249,6 +250,25 @@ def test_auto_takes_the_tuning_of_what_is_installed(bundle: Bundle, monkeypatch:
         monkeypatch.setattr(module, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
     assert opening.kept_tuning(bundle, Options()) == default_tuning()
     assert bench(bundle, "--batches", "4")["backend"]["name"] == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("name", "batches", "largest"), [("openvino", None, 8), ("torch-cuda", None, 32), ("torch-cuda", (1, 4), 4)]
+)
+def test_a_gpu_is_measured_up_to_its_own_batches(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str, batches: tuple[int, ...] | None, largest: int
+) -> None:
+    """A processor's tuning ends at 8; a run on a GPU takes 32."""
+    seen = []
+
+    def opened(_bundle: Bundle, _name: str, *, tuning: Any) -> Any:
+        seen.append(tuning)
+        return SimpleNamespace(name=name, about="", close=lambda: None)
+
+    monkeypatch.setattr(opening, "open_backend", opened)
+    with opening.opened(bundle, None, quick(Options(backend=name, batches=batches))) as found:
+        assert found.tuning.batch == largest
+    assert seen == ([None] if batches is None else [found.tuning])
 
 
 @pytest.mark.parametrize("spoil", ["classes.yaml", "parts.csv", "images"])
