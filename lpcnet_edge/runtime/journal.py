@@ -95,10 +95,20 @@ class Journal:
         return began_at, done, inspected
 
     def attach(self, sinks: Sinks) -> None:
-        """Have each sink, before its first record, pass over the frames that the killed run had given it."""
+        """Have each sink, before its first record, pass over the frames that the killed run had given it.
+
+        Raises ``SinkFailed`` for an output that is not the one that the killed run wrote.
+        """
         for runner in sinks.runners:
             kind = runner.sink.name.split()[0]
-            runner.sink = _Lacking(runner.sink, self._written(kind) - self.done, csv_cell if kind == "csv" else str)
+            written, as_written = self._written(kind), csv_cell if kind == "csv" else str
+            if self.done and kind in self._began_at and not any(as_written(name) in written for name in self.done):
+                raise SinkFailed(
+                    f"{getattr(self._outputs, kind)} holds none of the {len(self.done)} frames that are done by the "
+                    f"journal {self._file.path}",
+                    mend="bring back the file that it wrote, or name another journal to inspect all of them again",
+                )
+            runner.sink = _Lacking(runner.sink, written - self.done, as_written)
             runner.missed = set()
 
     def _written(self, kind: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -165,11 +166,11 @@ class Session:
         return sum(inbox.waited_s for inbox in self._inboxes)
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """By source: its own counters, and ``dropped`` here."""
-        return {
-            source.name: {**source.counters(), "dropped": inbox.dropped}
-            for source, inbox in zip(self._sources, self._inboxes, strict=False)
-        }
+        """By source: its own counters, and ``dropped`` here; those of sources of one name are added up."""
+        found: dict[str, Counter[str]] = {}
+        for source, inbox in zip(self._sources, self._inboxes, strict=False):
+            found.setdefault(source.name, Counter()).update({**source.counters(), "dropped": inbox.dropped})
+        return {name: dict(counts) for name, counts in found.items()}
 
     def stop(self) -> None:
         """Take no further frame; those taken get their verdicts, then the iteration ends. For signal handlers too."""

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from gige_camera import CameraProcess
+from numpy.typing import NDArray
 
 from lpcnet_edge.config import from_mapping
 from lpcnet_edge.errors import BadConfig, LpcnetError, MissingDevice, UsageError
-from lpcnet_edge.runtime.sources import BadFrame, Frame, Item, Source, SourceSettings, open_source
+from lpcnet_edge.runtime.sources import BadFrame, Frame, Item, Source, SourceSettings, aravis, genicam, open_source
 from lpcnet_edge.runtime.sources.genicam import GenicamSource
+from lpcnet_edge.runtime.sources.pixels import decode_pixels
 
 
 def open_camera(process: CameraProcess, channels: int = 1, **mapping: Any) -> Source:
@@ -85,6 +87,34 @@ def test_features_are_set_before_streaming_and_a_wrong_one_is_named(camera: Came
             open_camera(camera, camera=wrong)
     with open_camera(camera, camera={}) as source:  # what failed let the camera go
         take(iter(source), 1)
+
+
+def test_a_number_that_the_camera_does_not_take_is_an_error(camera: CameraProcess) -> None:
+    camera.start()
+    with pytest.raises(BadConfig, match=r"frame_rate_hz is 1e\+06, the camera took 1000"):
+        open_camera(camera, camera={"frame_rate_hz": 1e6})
+
+
+def test_padding_that_a_camera_announces_reaches_the_pixels(
+    camera: CameraProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera.start()
+    seen: list[int] = []
+
+    def decode(*given: Any, row_padding: int) -> NDArray[np.uint8]:
+        seen.append(row_padding)
+        return decode_pixels(*given, row_padding=row_padding)
+
+    monkeypatch.setattr(genicam, "decode_pixels", decode)
+    with open_camera(camera, camera={}) as source:
+        (item,) = take(iter(source), 1)
+    assert isinstance(item, Frame)
+    assert seen[0] == 0  # this camera has none, and Aravis could be asked
+    monkeypatch.setattr(aravis.Buffer, "_row_padding", lambda _: 8)
+    with open_camera(camera, camera={}) as source:
+        item = next(iter(source))
+    assert isinstance(item, BadFrame)
+    assert "takes 266240 bytes, the camera sent 262144" in item.reason
 
 
 def test_a_software_trigger_takes_exactly_one_frame(camera: CameraProcess) -> None:

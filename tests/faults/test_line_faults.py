@@ -336,6 +336,28 @@ def test_an_output_that_another_file_has_replaced_is_named(tmp_path: Path, name:
     journal.close()
 
 
+@pytest.mark.parametrize("name", ["jsonl", "csv", "sqlite"])
+def test_an_output_that_is_gone_is_not_begun_anew(tmp_path: Path, name: str) -> None:
+    outputs = SinkSettings(**{name: tmp_path / f"out.{name}"})
+    journal = Journal(tmp_path / "journal", {}, outputs)
+    with open_sinks(outputs, ["free", "crack"]) as sinks:
+        journal.attach(sinks)
+        sinks.write(grey(), Verdict("p", "pass"))
+        journal.add("0", True)
+        assert sinks.flush(30)
+        journal.commit()
+    journal.close()
+    (tmp_path / f"out.{name}").unlink()
+    journal = Journal(tmp_path / "journal", {}, outputs)
+    assert journal.done == {"0"}
+    with (
+        pytest.raises(SinkFailed, match=rf"out.{name} holds none of the 1 frames"),
+        open_sinks(outputs, ["free", "crack"]) as sinks,
+    ):
+        journal.attach(sinks)
+    journal.close()
+
+
 @pytest.mark.parametrize("content", [b"", b"no database " * 100])
 def test_a_journal_beside_a_file_that_is_no_database_yet(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "out.sqlite").write_bytes(content)

@@ -304,6 +304,13 @@ def test_drop_oldest_rejects_what_it_drops_in_its_place(bundle: Bundle, opener: 
     assert not isinstance(results[-1].item, BadFrame)
 
 
+def test_counters_of_sources_of_one_name_are_added_up(bundle: Bundle, opener: Callable[[], Backend]) -> None:
+    sources = [[frame_of(n) for n in range(count)] for count in (2, 3)]
+    with Session(bundle, sources, RunSettings(), backend=opener, live=True) as session:
+        assert len(list(session)) == 5
+        assert session.counters() == {"frames": {"frames": 5, "bad": 0, "dropped": 0}}
+
+
 def test_cameras_take_turns_and_their_views_make_parts(bundle: Bundle, opener: Callable[[], Backend]) -> None:
     def camera(defect: int) -> list[Frame]:
         now = time.monotonic_ns()

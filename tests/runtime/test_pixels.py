@@ -98,6 +98,29 @@ def test_colour_formats() -> None:
     assert np.array_equal(decode_pixels(rgb.ravel(), 4, 3, "BGR8", 3), rgb)
 
 
+@pytest.mark.parametrize(("width", "height"), [(16, 1), (16, 2), (1, 16), (2, 2)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_bayer_pattern_too_small_for_opencv_is_no_black_picture(width: int, height: int, channels: int) -> None:
+    with pytest.raises(UnreadableImage, match=f"{width}x{height} px are too few"):
+        decode_pixels(np.full(32, 200, np.uint8), width, height, "BayerRG8", channels)
+
+
+@pytest.mark.parametrize("name", ["Mono8", "Mono12Packed", "Mono16", "RGB8"])
+def test_padding_after_each_row_is_left_out(name: str) -> None:
+    row_bytes = {"Mono8": 6, "Mono12Packed": 9, "Mono16": 12, "RGB8": 18}[name]
+    plain = np.random.default_rng(0).integers(0, 256, (4, row_bytes), dtype=np.uint8)
+    padded = np.concatenate([plain, np.full((4, 5), 255, np.uint8)], axis=1)
+    expected = decode_pixels(plain.ravel(), 6, 4, name, 1)
+    assert np.array_equal(decode_pixels(padded.ravel(), 6, 4, name, 1, row_padding=5), expected)
+    with pytest.raises(UnreadableImage, match=f"takes {padded.size} bytes"):
+        decode_pixels(plain.ravel(), 6, 4, name, 1, row_padding=5)
+
+
+def test_padding_after_rows_that_end_within_a_byte_is_refused() -> None:
+    with pytest.raises(UnreadableImage, match="end within a byte"):
+        decode_pixels(np.zeros(100, np.uint8), 5, 4, "Mono12p", 1, row_padding=4)
+
+
 @pytest.mark.parametrize("name", ["YUV422Packed", "Mono1p", "RGB16", "Mono14p", "Coord3D_C16", ""])
 def test_other_formats_are_refused(name: str) -> None:
     assert parse_format(name) is None
@@ -145,6 +168,17 @@ def test_correction_of_colour_goes_by_channel() -> None:
     even = correct(flat.astype(np.uint8), None, gain).reshape(-1, 3)
     assert even.std(axis=0).max() < 1
     assert np.abs(even.mean(axis=0) - flat.mean(axis=(0, 1))).max() < 1
+
+
+def test_an_overexposed_flat_field_corrects_nothing_and_is_refused() -> None:
+    flat = np.minimum(300 * vignette(), 255)
+    with pytest.raises(BadInput, match="of the flat field is overexposed"):
+        flat_field_gain(flat)
+
+
+def test_the_level_of_a_large_colour_camera_is_kept() -> None:
+    flat = np.full((1000, 2000, 3), 200.3, np.float32)  # float32 sums of 2 million pixels are off by 0.2 %
+    assert np.abs(flat_field_gain(flat) - 1).max() < 1e-5
 
 
 def test_a_dark_frame_alone_subtracts_and_stays_above_zero() -> None:

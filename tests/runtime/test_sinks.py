@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ from lpcnet_edge.runtime.sinks import (
     frames_written,
     open_sinks,
 )
+from lpcnet_edge.runtime.sinks.appendfile import AppendFile
 from lpcnet_edge.runtime.sinks.pictures import picture_path
 from lpcnet_edge.runtime.sources import BadFrame, Frame, Item
 from lpcnet_edge.runtime.sources.base import now_ns
@@ -120,6 +124,52 @@ def test_all_sinks_of_a_run(tmp_path: Path) -> None:
     assert np.array_equal(mask, record(1)[2])
     overlays = sorted(path.name for path in (tmp_path / "overlays").rglob("*.jpg"))
     assert overlays == [f"00{n}.png.jpg" for n in (1, 3, 5, 7, 9)]
+
+
+def test_a_block_that_could_not_be_cut_off_at_once_is_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise OSError(errno.EIO, "the share is gone")
+
+    file = AppendFile(tmp_path / "v.jsonl")
+    file.append(b'{"a": 1}\n')
+    with monkeypatch.context() as share:
+        share.setattr(os, "fsync", gone)
+        share.setattr(os, "ftruncate", gone)
+        for _ in range(2):
+            with pytest.raises(OSError, match="gone"):
+                file.append(b'{"a": 2}\n')
+    file.append(b'{"a": 2}\n')
+    file.close()
+    assert [line["a"] for line in lines_of(tmp_path / "v.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize("sink_of", [JsonlSink, CsvSink, SqliteSink])
+def test_what_went_into_a_removed_file_does_not_count_as_written(
+    sink_of: Callable[[Path], Sink], tmp_path: Path
+) -> None:
+    runner = SinkRunner(sink_of(tmp_path / "v"), FAST)
+    runner.write(*record(0))
+    assert runner.flush(5)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    runner.write(*record(1))
+    assert not runner.flush(5)
+    with pytest.raises(SinkFailed, match=r"1 verdicts were not written.*removed"):
+        runner.close()
+    assert runner.counters()["written"] == 1
+
+
+def test_a_database_that_another_program_holds_says_what_to_do(tmp_path: Path) -> None:
+    SqliteSink(tmp_path / "v.db").close()
+    with closing(sqlite3.connect(tmp_path / "v.db", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("DELETE FROM verdicts")
+        with pytest.raises(SinkFailed, match="locked") as caught:
+            SqliteSink(tmp_path / "v.db")
+    assert "close the program" in caught.value.mend
 
 
 def test_files_are_added_to(tmp_path: Path) -> None:
@@ -273,6 +323,21 @@ def test_labels_do_not_cover_each_other_and_stay_inside() -> None:
     _, _, stats, _ = cv2.connectedComponentsWithStats(bars)
     assert stats[1:, cv2.CC_STAT_WIDTH].tolist() == [3] * 4
     assert len(set(stats[1:, cv2.CC_STAT_HEIGHT].tolist())) == 1, "whole, and apart"
+
+
+def test_pictures_wait_for_a_share_that_went_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = {str(tmp_path), "/"}
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) in mounted)
+    runner = SinkRunner(MaskSink(tmp_path / "masks"), FAST)
+    mounted.remove(str(tmp_path))
+    runner.write(*record(0))
+    assert not runner.flush(5)
+    assert "mounted" in runner.failure
+    assert list(tmp_path.glob("masks/*")) == []
+    mounted.add(str(tmp_path))
+    assert runner.flush(5)
+    runner.close()
+    assert (tmp_path / "masks/lot/000.png.png").is_file()
 
 
 def test_an_overlay_of_a_tiny_frame() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -351,6 +352,9 @@ def test_a_password_stays_out_of_names_and_errors(password: str) -> None:
         ({"queue_frames": 0}, "at least 1"),
         ({"camera": {"trigger": "hardwear"}}, "hardware"),
         ({"camera": {"buffers": 1}}, "it takes 2"),
+        ({"camera": {"exposure_us": 0}}, "exposure_us is 0"),
+        ({"camera": {"frame_rate_hz": -5}}, "frame_rate_hz is -5"),
+        ({"camera": {"frame_rate_hz": 0.25}}, "as lost between two frames, 4 s apart"),
         ({"reconnect": {"first_s": 0}}, "first_s"),
         ({"correction": {"largest_gain": 0.5}}, "at least 1"),
     ],
@@ -476,6 +480,41 @@ def test_a_video_cut_short_ends_in_a_bad_frame(tmp_path: Path) -> None:
     assert f"announces 40 frames, decoding ended after {len(frames)}" in reason(last)
 
 
+def _element(tag: str, data: bytes) -> bytes:
+    return bytes.fromhex(tag) + (len(data) | 1 << 56).to_bytes(8, "big") + data
+
+
+def _number(tag: str, value: int) -> bytes:
+    return _element(tag, value.to_bytes(8, "big"))
+
+
+def write_matroska(path: Path, times_ms: list[int], duration_ms: float) -> None:
+    """Motion JPEG in Matroska, which holds no number of frames, at any times."""
+    head = _element("1a45dfa3", _element("4282", b"matroska") + _number("4287", 4) + _number("4285", 2))
+    about = _number("2ad7b1", 1_000_000) + _element("4489", struct.pack(">d", duration_ms))
+    about += _element("4d80", b"test") + _element("5741", b"test")
+    size = _element("e0", _number("b0", 64) + _number("ba", 48))
+    track = _number("d7", 1) + _number("73c5", 1) + _number("83", 1) + _element("86", b"V_MJPEG") + size
+    clusters = b""
+    for number, at_ms in enumerate(times_ms):
+        data = cv2.imencode(".jpg", np.full((48, 64, 3), 5 * (number % 50), np.uint8))[1].tobytes()
+        clusters += _element("1f43b675", _number("e7", at_ms) + _element("a3", b"\x81\0\0\x80" + data))
+    body = _element("1549a966", about) + _element("1654ae6b", _element("ae", track)) + clusters
+    path.write_bytes(head + _element("18538067", body))
+
+
+def test_a_video_whose_rate_varies_lacks_nothing(tmp_path: Path) -> None:
+    times_ms = [*range(0, 1000, 40), *range(1000, 4000, 200)]  # OpenCV announces 100 frames
+    write_matroska(tmp_path / "clip.mkv", times_ms, 4000)
+    items = read(tmp_path / "clip.mkv")
+    assert [isinstance(item, Frame) for item in items] == [True] * 40
+    data = (tmp_path / "clip.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+    *frames, last = read(tmp_path / "cut.mkv")
+    assert len(frames) < 25
+    assert f"announces 100 frames, decoding ended after {len(frames)}" in reason(last)
+
+
 # Live -------------------------------------------------------------------------------------------------------------
 
 
@@ -527,6 +566,27 @@ def test_a_lost_source_comes_back_and_counts() -> None:
     source.close()
     assert [int(pixels(item)[0, 0]) for item in items] == list(range(1, 16))
     assert (source.counters()["losses"], source.counters()["reconnects"]) == (2, 2)
+
+
+def test_why_a_lost_source_does_not_come_back_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    source = Conveyor([1, 1], failures=3, queue_frames=99, reconnect=QUICK)
+    iterator = iter(source)
+    assert len([next(iterator) for _ in range(2)]) == 2
+    source.close()
+    assert caplog.text.count("source belt does not come back: refused") == 1
+
+
+def test_a_frame_taken_after_lost_ones_still_comes_when_stopped() -> None:
+    class Gap(Conveyor):
+        def _grab(self) -> Iterator[Raw]:
+            self._stopped.set()
+            for number in (1, 2):
+                yield "", f"the camera's frame {number} did not arrive", now_ns()
+            yield "", np.full((2, 2), 3, np.uint8), now_ns()
+
+    with Gap([1]) as source:
+        items = list(source)
+    assert [isinstance(item, Frame) for item in items] == [False, False, True]
 
 
 def test_a_source_that_does_not_come_back_ends_with_an_error_after_its_last_frame() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -15,8 +16,9 @@ _CHUNK = 65536
 class AppendFile:
     """Appends blocks of whole lines; each block is in the file whole, and on the disk, or not at all.
 
-    A block that cannot be written whole is cut off again. What a killed process left of one is cut off at opening: all
-    after the last newline. A lock keeps a second writer out. Pipes and devices get the bytes and none of the promises.
+    A block that cannot be written whole is cut off again, at once or before the next. What a killed process left of one
+    is cut off at opening: all after the last newline. A file that somebody removed takes no more: it would be gone. A
+    lock keeps a second writer out. Pipes and devices get the bytes and none of the promises.
 
     ``begins`` is how each line does: a file of which the first or a torn last one does not is refused, and left as it
     is. A last one that begins with 0 is torn, too: a power cut leaves such where the size was written and not the data.
@@ -35,7 +37,9 @@ class AppendFile:
                 mend="name a file in a folder that can be written to",
             ) from exc
         try:
-            self.is_regular = stat.S_ISREG(os.fstat(self._handle).st_mode)
+            about = os.fstat(self._handle)
+            self.is_regular = stat.S_ISREG(about.st_mode)
+            self._has_name = about.st_nlink > 0  # a standard output may be a file without one
             if self.is_regular:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._repair(begins)
@@ -50,6 +54,7 @@ class AppendFile:
                 mend="give each process a file of its own" if held else "name another file",
             ) from exc
         self._closed = False
+        self._torn_at: int | None = None  # where a block began that could not even be cut off
 
     @property
     def size(self) -> int:
@@ -58,6 +63,11 @@ class AppendFile:
 
     def append(self, data: bytes) -> None:
         """Add whole lines, then have them on the disk; raises ``OSError`` with the file as it was before."""
+        if self.is_regular and self._has_name and not os.fstat(self._handle).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self.path))
+        if self._torn_at is not None:
+            os.ftruncate(self._handle, self._torn_at)
+            self._torn_at = None
         before = self.size
         try:
             rest = memoryview(data)
@@ -68,7 +78,9 @@ class AppendFile:
         except OSError:
             # Also after fsync: the kernel may have dropped pages it could not write, so they are written again.
             if self.is_regular:
+                self._torn_at = before
                 os.ftruncate(self._handle, before)
+                self._torn_at = None
             raise
 
     def _repair(self, begins: bytes) -> None:

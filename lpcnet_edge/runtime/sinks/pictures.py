@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from abc import abstractmethod
@@ -56,6 +57,8 @@ class _PictureSink(Sink):
             raise SinkFailed(f"{folder} cannot be made: {exc.strerror or exc}", mend="name another folder") from exc
         if not os.access(folder, os.W_OK | os.X_OK):
             raise SinkFailed(f"{folder} cannot be written to", mend="name another folder, or change its permissions")
+        above = folder.resolve()
+        self._mount = next((str(path) for path in (above, *above.parents) if os.path.ismount(path)), "/")
 
     @property
     def pending(self) -> int:
@@ -73,6 +76,10 @@ class _PictureSink(Sink):
             self._held.append((picture_path(self._folder, name, self._suffix), data.tobytes()))
 
     def flush(self) -> None:
+        if self._held:
+            self._folder.mkdir(parents=True, exist_ok=True)  # and an automounter brings its disk back
+            if not os.path.ismount(self._mount):  # the pictures would fill the disk below, where nobody looks for them
+                raise OSError(errno.ENODEV, "no disk or share is mounted there any more", self._mount)
         while self._held:
             path, data = self._held[0]
             path.parent.mkdir(parents=True, exist_ok=True)

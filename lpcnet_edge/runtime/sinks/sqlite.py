@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -68,10 +69,14 @@ class SqliteSink(Sink):
             self._prepare(path)
         except sqlite3.Error as exc:
             self.close()
-            raise SinkFailed(f"{path} is no database that can be written: {exc}", mend="name another file") from exc
+            raise SinkFailed(
+                f"{path} is no database that can be written: {exc}",
+                mend="close the program that has it open" if "locked" in str(exc) else "name another file",
+            ) from exc
         except SinkFailed:
             self.close()
             raise
+        self._path, self._file = path.absolute(), _file_at(path)
 
     def _prepare(self, path: Path) -> None:
         run = self._connection.execute
@@ -117,6 +122,8 @@ class SqliteSink(Sink):
     def flush(self) -> None:
         if not self._held:
             return
+        if _file_at(self._path) != self._file:  # SQLite would go on writing what nobody can read
+            raise FileNotFoundError(errno.ENOENT, "it was removed or replaced while it was written", str(self._path))
         run = self._connection.execute
         try:
             run("BEGIN IMMEDIATE")
@@ -137,3 +144,12 @@ class SqliteSink(Sink):
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now; None where there is none."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino

@@ -60,6 +60,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "arv_camera_set_gain": (None, (c_void_p, c_double, _ERROR)),
     "arv_camera_get_gain": (c_double, (c_void_p, _ERROR)),
     "arv_camera_set_frame_rate": (None, (c_void_p, c_double, _ERROR)),
+    "arv_camera_get_frame_rate": (c_double, (c_void_p, _ERROR)),
     "arv_camera_set_acquisition_mode": (None, (c_void_p, c_int, _ERROR)),
     "arv_camera_set_trigger": (None, (c_void_p, c_char_p, _ERROR)),
     "arv_camera_clear_triggers": (None, (c_void_p, _ERROR)),
@@ -81,6 +82,10 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "arv_buffer_get_image_width": (c_int, (c_void_p,)),
     "arv_buffer_get_image_height": (c_int, (c_void_p,)),
 }
+# Only later versions have these; the Aravis of Ubuntu 22.04 is 0.8.20.
+_LATER_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "arv_buffer_get_image_padding": (None, (c_void_p, POINTER(c_int), POINTER(c_int))),  # 0.8.23
+}
 _GLIB_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "g_object_unref": (None, (c_void_p,)),
     "g_error_free": (None, (c_void_p,)),
@@ -94,11 +99,14 @@ def _library() -> Mapping[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for name, functions in (
         ("libaravis-0.8.so.0", _FUNCTIONS),
+        ("libaravis-0.8.so.0", _LATER_FUNCTIONS),
         ("libgobject-2.0.so.0", _GLIB_FUNCTIONS),
     ):
         try:
             library = ctypes.CDLL(name)
             for function, (result, arguments) in functions.items():
+                if functions is _LATER_FUNCTIONS and not hasattr(library, function):
+                    continue
                 call = getattr(library, function)
                 call.restype, call.argtypes = result, arguments
                 found[function] = call
@@ -139,6 +147,15 @@ class Buffer:
         self.system_timestamp_ns: int = library["arv_buffer_get_system_timestamp"](pointer)
         self.width: int = library["arv_buffer_get_image_width"](pointer) if self.status == SUCCESS else 0
         self.height: int = library["arv_buffer_get_image_height"](pointer) if self.status == SUCCESS else 0
+        self.row_padding = self._row_padding() if self.status == SUCCESS else 0
+        """Bytes after each row; 0 where Aravis is too old to say."""
+
+    def _row_padding(self) -> int:
+        columns, rows = c_int(), c_int()
+        function = _library().get("arv_buffer_get_image_padding")
+        if function is not None:
+            function(self.pointer, byref(columns), byref(rows))
+        return columns.value
 
     def data(self) -> NDArray[np.uint8]:
         """(bytes,) uint8, Aravis's own memory: not to be kept beyond :meth:`Stream.give_back`."""

@@ -218,9 +218,7 @@ class LiveSource(Source):
         try:
             while True:
                 for raw in self._grab():
-                    self._put(raw)
-                    if self._stopped.is_set():
-                        break
+                    self._put(raw)  # all of them: one that was taken may come after those that were lost before it
                 self._disconnect()
                 if self._stopped.is_set():
                     return
@@ -239,12 +237,15 @@ class LiveSource(Source):
 
     def _reconnect(self) -> bool:
         """Try until it is back (True) or the source is stopped (False)."""
-        rule, pause_s, tried = self.settings.reconnect, self.settings.reconnect.first_s, 0
+        rule, pause_s, tried, said = self.settings.reconnect, self.settings.reconnect.first_s, 0, ""
         while not self._stopped.wait(pause_s):
             try:
                 self._connect()
             except LpcnetError as exc:
                 self._disconnect()
+                if exc.message != said:  # not at every attempt
+                    said = exc.message
+                    log.warning("source %s does not come back: %s; trying on", self.name, exc)
                 tried += 1
                 if rule.attempts is not None and tried >= rule.attempts:
                     raise MissingDevice(

@@ -44,10 +44,18 @@ def average_frames(frames: Iterable[Image]) -> FloatImage:
 def flat_field_gain(flat: FloatImage, dark: FloatImage | None = None, *, largest_gain: float = 4.0) -> FloatImage:
     """Gain of every pixel that makes the flat field even, at most ``largest_gain``; same shape as ``flat``.
 
-    Raises ``BadInput`` where over a hundredth of the pixels would need more: then it is no flat field.
+    Raises ``BadInput`` where over a hundredth of the pixels would need more, or are white, so that nothing is known of
+    them: then it is no flat field.
     """
+    white = float((flat >= 255).mean())
+    if white > 0.01:
+        raise BadInput(
+            f"{white:.1%} of the flat field is overexposed, or not in levels of 0..255",
+            mend="take it again with less light, or a shorter exposure; 16-bit levels are for images of 16 bits",
+        )
     light = flat if dark is None else flat - dark
-    mean = light.mean(axis=(0, 1))
+    # In double precision: float32 stops counting some million pixels on, and each channel at another level.
+    mean = light.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = mean / light
     beyond = ~((light > 0) & (gain <= largest_gain))

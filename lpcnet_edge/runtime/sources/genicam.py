@@ -15,6 +15,7 @@ from lpcnet_edge.types import Image
 
 _POP_US = 100_000
 _MOST_GAPS = 1000  # lost frames that get a bad frame each; a longer gap gets one for all
+_ROUNDED, _ROUNDED_AT_LEAST = 0.05, 0.5  # a share, and in the setting's unit
 _STALE_NS = 10_000_000_000  # a time stamp further from now than this is another clock's
 
 
@@ -75,15 +76,19 @@ class GenicamSource(LiveSource):
             camera.set_feature(feature, value)
         if wanted.pixel_format:
             camera.call("set_pixel_format_from_string", wanted.pixel_format)
-        for function, automatic, number in (
-            ("set_exposure_time", "ExposureAuto", wanted.exposure_us),
-            ("set_gain", "GainAuto", wanted.gain),
-            ("set_frame_rate", "", wanted.frame_rate_hz),
-        ):
+        numbers = (
+            ("exposure_us", "exposure_time", "ExposureAuto", wanted.exposure_us),
+            ("gain", "gain", "GainAuto", wanted.gain),
+            ("frame_rate_hz", "frame_rate", "", wanted.frame_rate_hz),
+        )
+        for _, feature, automatic, number in numbers:
             if number is not None:
                 if automatic and camera.has(automatic):
                     camera.set_feature(automatic, "Off")
-                camera.call(function, number)
+                camera.call(f"set_{feature}", number)
+        for name, feature, _, number in numbers:  # when all are set, for one may bound another
+            if number is not None:
+                self._check_taken(name, number, camera.call(f"get_{feature}"))
         if wanted.trigger == "free":
             camera.call("clear_triggers")
         else:
@@ -97,6 +102,14 @@ class GenicamSource(LiveSource):
                 mend="set source.camera.pixel_format to one that is (docs/sources.md), such as Mono8",
             )
         camera.start(wanted.buffers)
+
+    def _check_taken(self, name: str, wanted: float, taken: float) -> None:
+        """Aravis and many cameras hold a number to their range without a word; a little they all round."""
+        if abs(taken - wanted) > max(_ROUNDED * abs(wanted), _ROUNDED_AT_LEAST):
+            raise BadConfig(
+                f"camera {self.name}: source.camera.{name} is {wanted:g}, the camera took {taken:g}",
+                mend=f"write {name}: {taken:g}, or set what bounds it",
+            )
 
     def _grab(self) -> Iterator[Raw]:
         camera = self._camera
@@ -132,7 +145,9 @@ class GenicamSource(LiveSource):
             return f"the camera's frame {buffer.frame_id} cannot be used: {why}"
         try:
             data = buffer.data()
-            image = decode_pixels(data, buffer.width, buffer.height, self._format, self.channels)
+            image = decode_pixels(
+                data, buffer.width, buffer.height, self._format, self.channels, row_padding=buffer.row_padding
+            )
         except UnreadableImage as exc:
             return exc.message
         return self._prepare(image)

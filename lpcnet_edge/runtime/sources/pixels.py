@@ -135,7 +135,9 @@ def parse_format(name: str) -> tuple[str, _Layout] | None:
     return match[1], layout
 
 
-def decode_pixels(data: NDArray[np.uint8], width: int, height: int, pixel_format: str, channels: int) -> Image:
+def decode_pixels(
+    data: NDArray[np.uint8], width: int, height: int, pixel_format: str, channels: int, *, row_padding: int = 0
+) -> Image:
     """A camera's buffer to an image of its own memory.
 
     Parameters
@@ -143,16 +145,19 @@ def decode_pixels(data: NDArray[np.uint8], width: int, height: int, pixel_format
     data
         (bytes,) uint8; bytes beyond the image (chunk data) are ignored.
     width, height
-        Pixels. Lines follow one another without padding.
+        Pixels.
     pixel_format
         GenICam's name, as in ``BayerRG8``.
     channels
         1 for (H, W), 3 for (H, W, 3) BGR.
+    row_padding
+        Bytes after each row that are none of its pixels.
 
     Raises
     ------
     UnreadableImage
-        A format that is not decoded, or fewer bytes than the format needs.
+        A format that is not decoded, fewer bytes than the format needs, a Bayer pattern of fewer than 3 rows or
+        columns, or padding after rows that end within a byte.
     """
     known = parse_format(pixel_format)
     if known is None:
@@ -162,11 +167,27 @@ def decode_pixels(data: NDArray[np.uint8], width: int, height: int, pixel_format
     kind, layout = known
     samples = width * height * (3 if kind in ("RGB", "BGR") else 1)
     need = -(-samples * layout.bits_stored // 8)
+    if row_padding:
+        row_bits = layout.bits_stored * samples // max(height, 1)
+        if row_bits % 8:
+            raise UnreadableImage(
+                f"{width}x{height} {pixel_format} has rows that end within a byte, and {row_padding} bytes after each",
+                mend="set the camera's width to a multiple of 8",
+            )
+        need += row_padding * height
     if not samples or data.size < need:
         raise UnreadableImage(
             f"{width}x{height} {pixel_format} takes {need} bytes, the camera sent {data.size}",
             mend="set the camera's region and pixel format again",
         )
+    if kind.startswith("Bayer") and min(width, height) < 3:  # OpenCV would make it black, without a word
+        raise UnreadableImage(
+            f"{width}x{height} px are too few to make a picture of {pixel_format}",
+            mend="set the camera's region to 3 x 3 px or more, or its pixel format to Mono8",
+        )
+    if row_padding:
+        pitch = row_bits // 8 + row_padding
+        data = data[: pitch * height].reshape(height, pitch)[:, : row_bits // 8].reshape(-1)
     flat = data[:samples] if layout.unpack is None else to_8_bits(layout.unpack(data, samples), layout.bits)
     image = flat.reshape((height, width, 3) if kind in ("RGB", "BGR") else (height, width))
     code = _CONVERSIONS[kind, channels]

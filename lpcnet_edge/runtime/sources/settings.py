@@ -73,6 +73,14 @@ class CameraSettings:
             raise ValueError(f"buffers is {self.buffers}; it takes 2, one to fill and one to read")
         if self.silent_s <= 0:
             raise ValueError(f"silent_s is {self.silent_s}; it is above 0")
+        for name, value in (("exposure_us", self.exposure_us), ("frame_rate_hz", self.frame_rate_hz)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it is above 0, or null for what the camera has")
+        apart_s = max(1 / (self.frame_rate_hz or float("inf")), (self.exposure_us or 0) / 1e6)
+        if self.trigger == "free" and apart_s >= self.silent_s:
+            raise ValueError(
+                f"silent_s is {self.silent_s}; the camera would count as lost between two frames, {apart_s:g} s apart"
+            )
 
 
 @dataclass(frozen=True, slots=True)

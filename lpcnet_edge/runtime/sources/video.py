@@ -14,6 +14,7 @@ from lpcnet_edge.runtime.sources.base import LiveSource, PartNamer, Raw, Source,
 from lpcnet_edge.runtime.sources.settings import SourceSettings
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+_COUNTED_SUFFIXES = (".avi", ".m4v", ".mov", ".mp4")  # of containers that hold the number of their frames
 _OPEN_MS, _READ_MS = 5000, 5000
 _UNDECODED = "OpenCV could not decode the frame: {}"
 _V4L2_FAILURES = 10  # reads in a row that fail before a device counts as lost
@@ -23,7 +24,9 @@ class VideoSource(Source):
     """The frames of a video file, as fast as they are wanted.
 
     OpenCV does not tell a broken stream from its end. Where decoding ends more than one frame and a hundredth before
-    the number that the container announces, one bad frame stands for the missing rest.
+    the number that the container announces, one bad frame stands for the missing rest. A container that does not count
+    its frames announces a duration: OpenCV makes a number of that, too large where the rate varies, so there the last
+    frame must also have come earlier than the end by more than a hundredth, and than any two frames were apart.
     """
 
     def __init__(self, path: str, channels: int, settings: SourceSettings, part_id: PartNamer | None = None) -> None:
@@ -37,7 +40,10 @@ class VideoSource(Source):
                 mend="convert it, as with: ffmpeg -i IN -c:v mjpeg -q:v 2 OUT.avi",
             )
         announced = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.total = announced if announced > 0 else None
+        self._announced = announced if announced > 0 else None
+        self._counted = path.lower().endswith(_COUNTED_SUFFIXES)
+        self.total = self._announced if self._counted else None
+        self._last_ms = self._apart_ms = 0.0
 
     def _read(self) -> Iterator[Raw]:
         count = 0
@@ -52,12 +58,24 @@ class VideoSource(Source):
                 if not got:
                     break
                 count += 1
+                at_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+                self._last_ms, self._apart_ms = at_ms, max(self._apart_ms, at_ms - self._last_ms)
                 yield "", self._prepare(pixels), taken_ns
-            if not self._stopped.is_set() and self.total and self.total - count > max(1, self.total // 100):
-                self._counts["missing"] = self.total - count
-                yield "", f"the file announces {self.total} frames, decoding ended after {count}", now_ns()
+            missing = (self._announced or 0) - count
+            if not self._stopped.is_set() and self._announced and self._is_short(missing, self._announced):
+                self._counts["missing"] = missing
+                yield "", f"the file announces {self._announced} frames, decoding ended after {count}", now_ns()
         finally:
             self._capture.release()
+
+    def _is_short(self, missing: int, announced: int) -> bool:
+        if missing <= max(1, announced // 100):
+            return False
+        rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
+        if self._counted or rate_hz <= 0:
+            return True
+        end_ms = 1e3 * announced / rate_hz
+        return end_ms - self._last_ms > max(end_ms / 100, self._apart_ms + 1e3 / rate_hz)
 
 
 class StreamSource(LiveSource):
