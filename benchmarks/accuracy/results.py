@@ -27,17 +27,22 @@ ROOT = Path(__file__).resolve().parents[2]
 FABRIC = "carbon-fabric:count=300,seed=900002"
 
 
+def number(value: float | None) -> str:
+    """Points, or a dash for what these images leave undefined."""
+    return "-" if value is None else f"{value:.1f}"
+
+
 def headline(found: dict[str, Any]) -> list[str]:
     """A table of the figures of one evaluation."""
     c, escapes, overkill, gate = found["candidate"], found["escapes"], found["overkill"], found["gate"]
     rows = [
-        ("mIoU", f"{c['mean_iou']:.1f}"),
-        ("mPA", f"{c['mean_pixel_accuracy']:.1f}"),
-        ("IoU of defect against background", f"{c['defect_iou']:.1f}"),
+        ("mIoU", number(c["mean_iou"])),
+        ("mPA", number(c["mean_pixel_accuracy"])),
+        ("IoU of defect against background", number(c["defect_iou"])),
         ("defects caught", interval(found["defects"], "caught", "count", "recall")),
         ("escapes by part", interval(escapes["parts"])),
         ("overkill by part", interval(overkill["parts"])),
-        ("free images cleared, no defective part missed", f"{gate['parts']['cleared']:.1f} %"),
+        ("free images cleared, no defective part missed", f"{number(gate['parts']['cleared'])} %"),
     ]
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
 
@@ -52,14 +57,15 @@ def per_class(found: dict[str, Any]) -> list[str]:
     rows = ["| class | images | IoU | accuracy | defects caught |", "|---|---|---|---|---|"]
     for name, row in found["candidate"]["per_class"].items():
         caught = f"{row['defects']['caught']} of {row['defects']['count']}" if "defects" in row else ""
-        rows.append(f"| {name} | {row['images']} | {row['iou']:.1f} | {row['pixel_accuracy']:.1f} | {caught} |")
+        rows.append(f"| {name} | {row['images']} | {number(row['iou'])} | {number(row['pixel_accuracy'])} | {caught} |")
     return rows
 
 
 def per_exposure(found: dict[str, Any]) -> list[str]:
     rows = ["| exposure | mIoU | mPA | defect IoU |", "|---|---|---|---|"]
     for name, row in found["candidate"]["per_exposure"].items():
-        rows.append(f"| {name} | {row['mean_iou']:.1f} | {row['mean_pixel_accuracy']:.1f} | {row['defect_iou']:.1f} |")
+        figures = (number(row[key]) for key in ("mean_iou", "mean_pixel_accuracy", "defect_iou"))
+        rows.append(f"| {name} | {' | '.join(figures)} |")
     return rows
 
 
@@ -100,7 +106,7 @@ def plot(tile: dict[str, Any], fabric: dict[str, Any], path: Path) -> None:
 
 def page(tile: dict[str, Any], twins: dict[str, Any], fabric: dict[str, Any]) -> str:
     alone, size = twins["without twins"], tile["dataset"]
-    weak = [name for name, row in tile["candidate"]["per_class"].items() if row["iou"] < 50]
+    weak = [name for name, row in tile["candidate"]["per_class"].items() if row["iou"] is not None and row["iou"] < 50]
     lines = [
         "# What the shipped weights reach",
         "",
@@ -125,9 +131,9 @@ def page(tile: dict[str, Any], twins: dict[str, Any], fabric: dict[str, Any]) ->
         *confusion(tile),
         "",
         "The folds of the table are not free of leaks ([data.md](data.md)). Without the images whose tile also stands",
-        f"in another fold, {alone['images']} are left: mIoU {alone['mean_iou']:.1f}, "
-        f"mPA {alone['mean_pixel_accuracy']:.1f}, "
-        f"defect IoU {alone['defect_iou']:.1f}; by class "
+        f"in another fold, {alone['images']} are left: mIoU {number(alone['mean_iou'])}, "
+        f"mPA {number(alone['mean_pixel_accuracy'])}, "
+        f"defect IoU {number(alone['defect_iou'])}; by class "
         + ", ".join(f"{k} {'none' if v is None else format(v, '.1f')}" for k, v in alone["iou_per_class"].items())
         + ".",
         "",
@@ -161,7 +167,7 @@ def gate_out_of_fold() -> list[str]:
         f"{found['start'] or 'random weights'}, `benchmarks/accuracy/gate.py`): with none of "
         f"{found['defective_parts']} defective parts missed it",
         f"clears {found['cleared_no_part_missed']:.1f} % of {found['free_images']} free images, with one missed "
-        f"{found['cleared_one_part_missed']:.1f} %. The goal is 50 %.",
+        f"{number(found['cleared_one_part_missed'])} %. The goal is 50 %.",
         f"It is held back by the parts {weakest}.",
         "",
     ]

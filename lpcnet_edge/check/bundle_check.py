@@ -135,7 +135,7 @@ def check_bundle(
     backend
         As :func:`~lpcnet_edge.check.opening.open_candidate` takes it.
     rules
-        Verdict rules; by default the bundle's own.
+        Verdict rules for all; by default each bundle's own, the float network being decided on by those of ``bundle``.
     limits
         What must hold; by default nothing is asked.
     other
@@ -151,7 +151,7 @@ def check_bundle(
         A limit or a rule names an unknown class.
     And whatever opening engines and reading data raises.
     """
-    limits, rules = limits or Limits(), rules or bundle.manifest.rules
+    limits, asked, rules = limits or Limits(), rules, rules or bundle.manifest.rules
     limits.check_classes(bundle.manifest.classes)
     rules.check_classes(bundle.manifest.classes)
     check_batch(batch)
@@ -178,7 +178,8 @@ def check_bundle(
     against = None
     if other is not None:
         with open_candidate(other, backend) as second:
-            theirs = measure(second.segmenter, dataset, rules, batch, told("measuring the other bundle"))
+            own = asked or other.manifest.rules  # as a station would run it
+            theirs = measure(second.segmenter, dataset, own, batch, told("measuring the other bundle"))
         against = (second.about, compare(theirs, after))
     return BundleCheck(
         bundle=bundle,

@@ -77,7 +77,7 @@ def find_causes(
         ``bundle_gate`` of the report.
     """
     found = list(_channel_order(candidate, reference, tiles))
-    if bundle.manifest.precision == "int8" and has_reference(bundle):
+    if bundle.manifest.precision == "int8":
         found += _of_scales(bundle, tiles)
     found += _of_gate(gate)
     return found
@@ -128,8 +128,11 @@ def _channel_order(candidate: Segmenter, reference: Segmenter, tiles: Sequence[I
 
 
 def _of_scales(bundle: Bundle, tiles: Sequence[Image]) -> list[Cause]:
-    stages, reference = stages_of(bundle), reference_stages(bundle)
+    stages = stages_of(bundle)
     changed = list(_changed_scales(bundle, stages))
+    if not has_reference(bundle):
+        return changed
+    reference = reference_stages(bundle)
     gains = list(_changed_weights(stages, reference))
     if changed or gains or not tiles:
         return [*changed, *gains]

@@ -22,6 +22,9 @@ LEAST, MOST = 8, 40
 MAX_BYTES = 3_500_000
 """Of all pictures together, so that the page stays under 5 MB."""
 
+LISTED = 1000
+"""Parts in a table at most, for the same reason."""
+
 _MAX_SIDE_PX = 512
 _TINT, _SOLID = 90, 255
 
@@ -139,7 +142,9 @@ def gallery(report: Mapping[str, Any], shown: Sequence[Picture], classes: Sequen
     figures = "".join(map(_figure, shown))
     listed = ""
     if len(flips) > sum(picture.kind != "same" for picture in shown):
-        listed = f"<details><summary>All {len(flips)} parts</summary>{flip_table(flips, 'float', 'bundle')}</details>"
+        which = "All" if len(flips) <= LISTED else f"The first {LISTED} of"
+        table_ = flip_table(flips, "float", "bundle")
+        listed = f"<details><summary>{which} {len(flips)} parts</summary>{table_}</details>"
     return f"""{head} Left of the line is float, right of it the bundle; drag it.</p>
 <p>{legend}</p>
 <div class="tools"><label>all <input type="range" id="all" min="0" max="100" value="50"
@@ -165,11 +170,12 @@ def _figure(picture: Picture) -> str:
 
 
 def flip_table(flips: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
-    """The parts on which two decide differently, and what each of the two says."""
+    """The parts on which two decide differently, and what each of the two says; of many the first."""
     rows = [
         [text(flip["part"]), f"<td>{'defective' if flip['defective'] else 'good'}</td>",
          f"<td>{'reject' if flip['reference_rejects'] else 'pass'}</td>",
          f"<td>{'pass' if flip['reference_rejects'] else 'reject'}</td>", f"<td>{text(flip['image'])}</td>"]
-        for flip in flips
+        for flip in flips[:LISTED]
     ]  # fmt: skip
-    return table(("part", "is", first, second, "image"), rows)
+    more = f'<p class="soft">and {len(flips) - LISTED} more (--json has all)</p>' if len(flips) > LISTED else ""
+    return table(("part", "is", first, second, "image"), rows) + more

@@ -18,6 +18,9 @@ from lpcnet_edge.page import svg
 from lpcnet_edge.page.markup import change, document, items, section, signed, table, text
 from lpcnet_edge.types import Dataset
 
+_STEPS = 500
+"""Points of the gate's curve at most: one for each defective part would be megabytes where there are thousands."""
+
 _KEY = '<p><span class="key float">float</span><span class="key bundle">bundle</span></p>'
 
 
@@ -174,10 +177,11 @@ def _confidence(report: Mapping[str, Any]) -> str:
     gate, steps = report["bundle_gate"], report["candidate"]["gate"]["curve"]
     right = f"<p>{_gate_text(gate)}</p>"
     if steps and steps[0]["cleared"] is not None:
-        points = [(row["threshold"], row["cleared"]) for row in steps]
+        every = -(-len(steps) // _STEPS)
+        points = [(row["threshold"], row["cleared"]) for row in steps[::every]]
         marker = (gate["threshold"], f"gate {gate['threshold']:.3f}") if gate["threshold"] is not None else None
         line = [svg.Series("bundle", "threshold, free images cleared", points)]
-        label = "threshold; each point gives up one more part"
+        label = f"threshold; each point gives up {'one more part' if every == 1 else f'{every} more parts'}"
         right += svg.curve(line, (0, 1), (0, 100), "what a gate clears", label, "free images cleared, %", marker=marker)
         counts = [
             [text(name), f"<td>{row['defective_parts']}</td>", f"<td>{row['missed']}</td>"]

@@ -4,7 +4,8 @@ STYLE = """
 .tools { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: center; margin: 10px 0; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 18px; }
 figure { margin: 0; background: var(--panel); border-radius: 6px; padding: 10px; --cut: 50%; }
-.stack { position: relative; aspect-ratio: 1; overflow: hidden; border-radius: 4px; background: #000; }
+.stack { position: relative; aspect-ratio: 1; overflow: hidden; border-radius: 4px; background: #000;
+  touch-action: pan-y; user-select: none; }
 .stack img { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: auto; }
 .stack .reference { clip-path: inset(0 calc(100% - var(--cut)) 0 0); }
 .stack .candidate { clip-path: inset(0 0 0 var(--cut)); }
@@ -39,6 +40,7 @@ for (const figure of figures) {
   };
   stack.addEventListener("pointerdown", drag);
   stack.addEventListener("pointermove", drag);
+  stack.addEventListener("dragstart", (event) => event.preventDefault());  // the picture itself, which ends the moves
 }
 const all = document.getElementById("all");
 if (all) {

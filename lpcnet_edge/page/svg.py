@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -163,7 +164,12 @@ def _x_axis(
 
 
 def _label_width(labels: Sequence[str]) -> int:
-    return min(30 + max((len(label) for label in labels), default=0) * 7, 300)
+    return min(30 + max(map(_columns, labels), default=0) * 7, 300)
+
+
+def _columns(label: str) -> int:
+    """How many letters wide a label is: those of Chinese, Japanese and Korean take the place of two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in label)
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "label") -> str:

@@ -16,6 +16,7 @@ import by_image
 import gate
 import numpy as np
 import pytest
+import results
 import rules
 import yaml
 
@@ -83,6 +84,14 @@ def test_halves_need_parts_of_both_kinds() -> None:
 def test_no_halves_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit):
         run_main(rules, monkeypatch, "bundle", "--data", "x", "--halves", 0)
+
+
+def test_a_class_or_an_exposure_without_defects_is_a_dash_on_the_page_of_results() -> None:
+    exposures = {"1": {"mean_iou": 100.0, "mean_pixel_accuracy": 100.0, "defect_iou": None}}
+    classes = {"fray": {"images": 0, "iou": None, "pixel_accuracy": None, "defects": {"caught": 0, "count": 0}}}
+    found = {"candidate": {"per_exposure": exposures, "per_class": classes}}
+    assert results.per_exposure(found)[-1] == "| 1 | 100.0 | 100.0 | - |"
+    assert results.per_class(found)[-1] == "| fray | 0 | - | - | 0 of 0 |"
 
 
 def test_runs_of_different_images_are_not_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import jsonschema
@@ -31,14 +31,23 @@ from spoiled import (
 from lpcnet_edge.build.calibration_file import calibration_json, read_calibration
 from lpcnet_edge.build.quantise import CLASSIFIER, quantise
 from lpcnet_edge.bundle.read import Bundle
+from lpcnet_edge.check.causes import find_causes
 from lpcnet_edge.check.layers import layer_table
 from lpcnet_edge.check.opening import REFERENCE_FILES, open_reference
 from lpcnet_edge.cli import main
 from lpcnet_edge.datasets import open_dataset
+from lpcnet_edge.decision import ClassRule, Rules
 
 DATA = "carbon-fabric:count=20,seed=77,size=128"
 LIMITS = ("--max-drop", "3", "--max-new-escapes", "0")
 SCHEMA = json.loads(files("lpcnet_edge").joinpath("schemas", "check.schema.json").read_text("utf-8"))
+
+
+class Grey:
+    """Stands where a segmenter would that has no channels to swap."""
+
+    channels = 1
+
 
 Said = tuple[int, dict[str, Any], str]
 Check = Callable[..., Said]
@@ -157,6 +166,17 @@ def test_a_changed_scale_breaks_the_check_whatever_it_costs(good: Bundle, check:
     tensor = "stage2/encoder/context/relu_2"
     rows = broken(check(wrong_scale(good, tmp_path / "scale", tensor), *LIMITS))
     assert f"the scale of {tensor} in confidence.onnx is 4 times that of calibration.json" in rows["sound"]["message"]
+
+
+def test_a_changed_scale_is_seen_without_the_float_pair(good: Bundle, tmp_path: Path) -> None:
+    """Float may be in torch; the calibration is in the bundle all the same."""
+    bare = rewritten(
+        wrong_scale(good, tmp_path / "scale", "stage2/decoder/entry/relu"), tmp_path / "bare", without=("reference/",)
+    )
+    causes = find_causes(bare, cast(Any, Grey), cast(Any, Grey), [], {"missed": 0})
+    assert {cause.kind for cause in causes} == {"scale"}
+    whole = rewritten(good, tmp_path / "whole", without=("reference/",))
+    assert find_causes(whole, cast(Any, Grey), cast(Any, Grey), [], {"missed": 0}) == []
 
 
 def test_an_edited_calibration_is_told(good: Bundle, check: Check, tmp_path: Path) -> None:
@@ -327,6 +347,19 @@ def test_another_bundle_beside_it(good: Bundle, check: Check, tmp_path: Path) ->
     assert against["agreement"]["pixels"] < 100
     assert set(against["escapes"]) <= {flip["part"] for flip in against["agreement"]["flips"]}
     jsonschema.Draft202012Validator(SCHEMA).validate(report)
+
+
+def test_another_bundle_is_decided_on_by_its_own_rules(good: Bundle, check: Check, tmp_path: Path) -> None:
+    """The two may differ in nothing else: ``calibrate rules`` makes such a bundle."""
+    lax = rewritten(good, tmp_path / "lax", rules=Rules(default=ClassRule(min_area_px=128 * 128)))
+    against = check(good, "--against", str(lax.path))[1]["against"]
+    assert against["agreement"]["pixels"] == 100
+    assert against["figures"]["escapes"]["parts"]["rate"] == 100
+    assert against["agreement"]["flips"]
+    assert not any(flip["reference_rejects"] for flip in against["agreement"]["flips"])
+    (tmp_path / "rules.yaml").write_text("default: {min_area_px: 1}\n")
+    asked = check(good, "--against", str(lax.path), "--rules", str(tmp_path / "rules.yaml"))[1]["against"]
+    assert asked["agreement"]["flips"] == []
 
 
 def test_a_worse_layer_is_seen_by_layers(good: Bundle, check: Check, tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from check_doubles import ArrayDataset, Mask, Reader, mask_with
 from chromium import Seen, open_page
 from spoiled import raised_gate
 
+from lpcnet_edge.bundle.manifest import GateSpec
 from lpcnet_edge.bundle.read import Bundle
 from lpcnet_edge.check.agreement import compare, measure
-from lpcnet_edge.check.flips import MAX_BYTES, pictures
+from lpcnet_edge.check.bundle_check import gate_report
+from lpcnet_edge.check.flips import LISTED, MAX_BYTES, flip_table, pictures
+from lpcnet_edge.check.page import _confidence
 from lpcnet_edge.cli import main
 
 DATA = "carbon-fabric:count=16,seed=78,size=128"
@@ -27,10 +30,13 @@ SLIDE = """
   all.value = 75; all.dispatchEvent(new Event("input")); look();
   const stack = figure.querySelector(".stack"), box = stack.getBoundingClientRect();
   stack.dispatchEvent(new PointerEvent("pointerdown", {clientX: box.left + box.width / 4, buttons: 1})); look();
+  const grab = new DragEvent("dragstart", {bubbles: true, cancelable: true});
+  figure.querySelector("img").dispatchEvent(grab);
   const shown = () => getComputedStyle(figure.querySelector(".truth")).display;
   const truth = [shown()]; document.getElementById("truth").click(); truth.push(shown());
   const images = Array.from(document.images);
-  return {cuts, truth, left: figure.querySelector("i").getBoundingClientRect().left - box.left, wide: box.width,
+  return {cuts, truth, grabbed: !grab.defaultPrevented, touch: getComputedStyle(stack).touchAction,
+    left: figure.querySelector("i").getBoundingClientRect().left - box.left, wide: box.width,
     broken: images.filter((image) => !image.naturalWidth).length, images: images.length,
     outside: images.filter((image) => !image.src.startsWith("data:")).length,
     width: document.documentElement.scrollWidth, svgs: document.querySelectorAll("svg").length,
@@ -90,6 +96,12 @@ def test_the_slider_moves_the_line(seen: Seen) -> None:
     assert seen.value["truth"] == ["none", "block"]
 
 
+def test_the_browser_does_not_drag_the_picture_or_scroll_instead(seen: Seen) -> None:
+    """Either ends the moves of the pointer after the first."""
+    assert not seen.value["grabbed"]
+    assert seen.value["touch"] == "pan-y"
+
+
 def test_it_says_what_is_broken_and_fits_a_panel(seen: Seen, report: Path) -> None:
     text = seen.value["text"]
     for part in ("1 of 2 limits broken", "Found: the gate at 0.999 clears", "Try: calibrate the gate again", "worse"):
@@ -123,3 +135,22 @@ def test_pictures_show_flips_first_and_stay_small() -> None:
     assert shown[1].cut < 100 * 30 / 64  # left of what the bundle alone sees
     few = pictures(agreement, before, after, dataset, max_bytes=3 * shown[0].size_bytes)
     assert 0 < len(few) < len(shown)
+
+
+def test_thousands_of_parts_fit_on_the_page() -> None:
+    masks = [mask_with((1, 5, 5, 9, 9)), mask_with()]
+    dataset = ArrayDataset(masks, ["bad", "good"])
+    found = compare(measure(Reader(), dataset), measure(Reader(spoil=np.zeros_like), dataset))
+    (flip,) = found.to_json()["agreement"]["flips"]
+    many = 30_000
+    flips = [{**flip, "part": f"a part of a long name, number {number}"} for number in range(many)]
+    told = flip_table(flips, "float", "bundle")
+    assert "number 999<" in told
+    assert f"and {many - LISTED} more (--json has all)" in told
+    assert "more (--json" not in flip_table(flips[:LISTED], "float", "bundle")
+    report = found.to_json() | {"bundle_gate": gate_report(found.candidate, GateSpec())}
+    curve = [{"missed_parts": k, "threshold": k / many, "cleared": 100 * k / many} for k in range(many)]
+    report["candidate"]["gate"]["curve"] = curve
+    plotted = _confidence(report)
+    assert "each point gives up 60 more parts" in plotted
+    assert len(told) + len(plotted) < 1_000_000

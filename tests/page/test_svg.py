@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -16,3 +17,10 @@ def test_axes_have_a_few_round_numbers(low: float, high: float) -> None:
     assert low <= ticks[0]
     assert ticks[-1] <= high
     assert len({round(b - a, 9) for a, b in pairwise(ticks)}) == 1
+
+
+@pytest.mark.parametrize("label", ["wrinkle", "表面污染缺陷類別名稱", "コンタミネーション欠陥", "이물질 혼입 결함"])
+def test_a_label_has_room_in_any_script(label: str) -> None:
+    """A Chinese, Japanese or Korean letter is as wide as the font is high, 12 px; the label ends left of the plot."""
+    (end,) = re.findall(r'class="label" x="([0-9.]+)"[^>]*text-anchor="end"', svg.bars([(label, 1.0)], "title"))
+    assert float(end) >= sum(12 if ord(letter) > 0x1100 else 7 for letter in label)
