@@ -80,7 +80,7 @@ def summarise(rows: list[dict[str, object]]) -> dict[str, object]:
         "free_images": int(by_part.free_images),
         "defective_parts": len({part for part, bad in zip(parts, defective, strict=True) if bad}),
         "cleared_no_part_missed": round(100 * float(by_part.cleared[0]), 2),
-        "cleared_one_part_missed": round(100 * float(by_part.cleared[1]), 2),
+        "cleared_one_part_missed": round(100 * float(by_part.cleared[1]), 2) if len(by_part.cleared) > 1 else None,
         "cleared_no_image_missed": round(100 * float(by_image.cleared[0]), 2),
         "threshold": float(by_part.threshold[0]),
         "weakest_parts": weakest,
@@ -101,7 +101,7 @@ def main() -> int:
     try:
         data = open_dataset(args.data)
         base = load_recipe(args.recipe)
-        recipe = replace(base, steps=args.steps, loss=replace(base.loss, segmentation=0.0, initial=0.0))
+        recipe = replace(base, steps=args.steps, loss=replace(base.loss, segmentation=0.0))
         start = load_network(args.start) if args.start else None
         folds = sorted({entry.strata["fold"] for entry in data.entries if "fold" in entry.strata})
         if len(folds) < 2:

@@ -30,6 +30,9 @@ ABLATION: dict[str, tuple[bool, bool, bool]] = {
 
 CONFIGURATIONS = (*ABLATION, *PEERS)
 
+_AUXILIARY_WEIGHT = 0.4
+"""Of the loss of a peer's auxiliary head; it takes the place of the refined prediction's."""
+
 
 class NoLocalization(nn.Module):
     """Stands where stage 1 would: says nothing, costs nothing, learns nothing."""
@@ -54,7 +57,8 @@ class SegmentationAlone(LpcNet):
 
 
 class Peer(nn.Module):
-    """A peer as a second stage: its logits at its own resolution, and in training those of its auxiliary head."""
+    """A peer as a second stage: its logits at its own resolution; in training those of its auxiliary head stand where
+    the refined ones do, and have their weight."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -65,8 +69,7 @@ class Peer(nn.Module):
         if isinstance(found, Tensor):
             return found, found
         logits, auxiliary = found
-        half = (x.shape[2] // 2, x.shape[3] // 2)  # where the trainer compares the initial prediction
-        return nn.functional.interpolate(auxiliary, size=half, mode="bilinear", align_corners=False), logits
+        return logits, auxiliary
 
 
 def needs_stage1(name: str) -> bool:
@@ -98,9 +101,12 @@ def begin(name: str, network: LpcNet) -> None:
 
 
 def recipe_of(name: str, base: Recipe, seed: int) -> Recipe:
-    """The recipe of one run: the same for all but for the seed, the three switches and the losses of a stage 1."""
+    """The recipe of one run: the same for all but for the seed, the three switches, the losses of a stage 1 and, for a
+    peer, the weight of an auxiliary head."""
     embed, weight, refine = ABLATION.get(name, (False, False, False))
     loss = base.loss if needs_stage1(name) else replace(base.loss, localization=0.0, tile=0.0)
+    if name not in ABLATION:
+        loss = replace(loss, refinement=_AUXILIARY_WEIGHT)
     return replace(base, seed=seed, embed_localization=embed, weight_loss=weight, refine_pixels=refine, loss=loss)
 
 

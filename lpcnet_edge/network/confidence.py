@@ -96,6 +96,10 @@ class ConfidenceNet(nn.Module):
         return self.decode(self.encoder(x, embedding))
 
     def decode(self, levels: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Both logits from the encoder's maps at strides 2 to 32."""
+        """Both logits from the encoder's maps at strides 2 to 32.
+
+        The refined ones have no gradient but for the PCM's own parameters: it learns from what the network says, and
+        the network does not learn to be refined (docs/method.md).
+        """
         initial = self.decoder(levels)
-        return initial, self.pcm(initial) if self.pcm is not None else initial
+        return initial, self.pcm(initial.detach()) if self.pcm is not None else initial

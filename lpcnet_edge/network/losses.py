@@ -12,6 +12,7 @@ from lpcnet_edge.config import refuse_non_finite
 from lpcnet_edge.network.config import STRIDE_PX
 from lpcnet_edge.network.model import Outputs
 
+_ABOVE_ZERO = ("defect_weight", "weight_floor")
 _LEAST_TAUGHT_PX = 20.0
 """A class of which a teacher sees less than this in a batch, in squared probabilities, has no Dice term."""
 
@@ -22,9 +23,10 @@ class LossSettings:
 
     Attributes
     ----------
-    localization, tile, segmentation, initial
-        Weights of the heatmap's focal loss, of the tile score's cross-entropy, of the refined prediction's loss, and of
-        the initial prediction's; without the PCM the initial one is the refined one, and counts once, as that.
+    localization, tile, segmentation, refinement
+        Weights of the heatmap's focal loss, of the tile score's cross-entropy, of the initial prediction's loss, which
+        trains all of stage 2 but the PCM (0 trains stage 1 alone), and of the refined prediction's, which trains the
+        PCM and nothing else.
     dice
         Weight of the Dice term beside the cross-entropy, in both predictions.
     defect_weight
@@ -44,7 +46,7 @@ class LossSettings:
     localization: float = 1.0
     tile: float = 0.2
     segmentation: float = 1.0
-    initial: float = 0.4
+    refinement: float = 1.0
     dice: float = 1.0
     defect_weight: float = 1.0
     focal_gamma: float = 2.0
@@ -54,21 +56,20 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
-        for name in ("localization", "tile", "segmentation", "initial", "dice", "focal_gamma", "distillation", "hints"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name):g}, not 0 or more")
-        for name in ("defect_weight", "weight_floor"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name):g}, not above 0")
+        for name, value in vars(self).items():
+            if name in _ABOVE_ZERO and value <= 0:
+                raise ValueError(f"{name} is {value:g}, not above 0")
+            if value < 0:
+                raise ValueError(f"{name} is {value:g}, not 0 or more")
         if self.stage1_only and self.localization == 0 and self.tile == 0:
-            raise ValueError("localization, tile, segmentation and initial are all 0: nothing would be learned")
+            raise ValueError("localization, tile and segmentation are all 0: nothing would be learned")
         if self.stage1_only and self.hints:
-            raise ValueError("hints are for stage 2, and segmentation and initial are 0: it is not trained")
+            raise ValueError("hints are for stage 2, and segmentation is 0: it is not trained")
 
     @property
     def stage1_only(self) -> bool:
-        """Whether stage 2 has no weight at all, so that it need not be computed."""
-        return self.segmentation == 0 and self.initial == 0
+        """Whether stage 2 has no weight, so that it need not be computed."""
+        return self.segmentation == 0
 
 
 @dataclass(frozen=True)
@@ -166,23 +167,23 @@ def lpc_loss(
 ) -> LossTerms:
     """All terms for one batch; ``mask`` is (N, H, W) int64 at full resolution.
 
-    The refined prediction is compared at full resolution, as it is used; the initial one at its own half resolution.
-    ``taught`` (N, K, H, W) is a teacher's class probabilities, without gradient.
+    Both predictions are compared at full resolution, as they are used. Without the PCM there is the initial one alone.
+    ``taught`` (N, K, H, W) is a teacher's class probabilities, without gradient, for the initial prediction.
     """
     height, width = mask.shape[-2:]
     localization, tile = localization_losses(outputs.heat_logits, mask, settings.focal_gamma)
     weights = pixel_weights(outputs.heat_logits, height, width, settings.weight_floor) if weight_loss else None
-    full = functional.interpolate(outputs.refined.float(), size=(height, width), mode="bilinear", align_corners=False)
-    refined = segmentation_loss(full, mask, weights, settings)
-    initial = refined.new_zeros(())
+    full = _full_size(outputs.initial, height, width)
+    initial = segmentation_loss(full, mask, weights, settings)
+    refined = initial.new_zeros(())
+    if outputs.refined is not outputs.initial:
+        refined = segmentation_loss(_full_size(outputs.refined, height, width), mask, weights, settings)
     distilled = None if taught is None else settings.segmentation * distillation_loss(full, taught, settings)
-    if outputs.initial is not outputs.refined:
-        coarse = None if weights is None else functional.avg_pool2d(weights.unsqueeze(1), 2).squeeze(1)
-        initial = segmentation_loss(outputs.initial, mask[:, ::2, ::2], coarse, settings)
-        if taught is not None and distilled is not None:
-            halved = functional.avg_pool2d(taught, 2)
-            distilled = distilled + settings.initial * distillation_loss(outputs.initial, halved, settings)
     return _sum(localization, tile, refined, initial, settings, distilled)
+
+
+def _full_size(logits: Tensor, height: int, width: int) -> Tensor:
+    return functional.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
 
 
 def stage1_loss(heat_logits: Tensor, mask: Tensor, settings: LossSettings) -> LossTerms:
@@ -203,8 +204,8 @@ def _sum(
     total = (
         settings.localization * localization
         + settings.tile * tile
-        + settings.segmentation * refined
-        + settings.initial * initial
+        + settings.segmentation * initial
+        + settings.refinement * refined
     )
     terms = (localization.detach(), tile.detach(), refined.detach(), initial.detach())
     if distilled is None:

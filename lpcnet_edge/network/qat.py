@@ -140,7 +140,7 @@ def _loss(
         wanted: Outputs = teacher(x)
     found: Outputs = student(x)
     loss = settings.task * lpc_loss(found, mask.long(), _LOSS, weight_loss=teacher.config.weight_loss).total
-    ours, theirs = (functional.log_softmax(logits, dim=1) for logits in (found.refined, wanted.refined))
+    ours, theirs = (functional.log_softmax(logits, dim=1) for logits in (found.initial, wanted.initial))
     divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
     height, width = divergence.shape[1:]
     seen = pixel_weights(wanted.heat_logits, height, width, _LOSS.weight_floor)

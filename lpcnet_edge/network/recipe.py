@@ -111,12 +111,6 @@ class Recipe:
                 f"{self.weight_decay:g}, ema_decay {self.ema_decay:g}",
                 mend="use a rate and a decay of 0 or more, a norm above 0, and an ema_decay from 0 to below 1",
             )
-        if not self.refine_pixels and self.loss.segmentation == 0 and self.loss.initial:
-            raise BadConfig(
-                f"loss.segmentation is 0 and loss.initial {self.loss.initial:g}, but without the PCM (refine_pixels) "
-                "there is no initial prediction to learn by",
-                mend="give loss.segmentation that weight, or set loss.initial to 0 to train stage 1 alone",
-            )
         if not 0 <= self.sampling.defect_share <= 1:
             raise BadConfig(f"sampling.defect_share is {self.sampling.defect_share:g}", mend="use a share from 0 to 1")
 

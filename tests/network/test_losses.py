@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lpcnet_edge.network.config import preset
 from lpcnet_edge.network.losses import (
     LossSettings,
     dice_loss,
@@ -19,7 +20,7 @@ from lpcnet_edge.network.losses import (
     segmentation_loss,
     stage1_loss,
 )
-from lpcnet_edge.network.model import Outputs
+from lpcnet_edge.network.model import LpcNet, Outputs
 
 
 def test_heatmap_target_marks_every_touched_cell() -> None:
@@ -96,7 +97,7 @@ def test_stage1_alone_has_the_same_terms() -> None:
     mask = torch.randint(0, 2, (2, 32, 32), generator=generator)
     logits = torch.randn(2, 2, 16, 16, generator=generator)
     whole = lpc_loss(Outputs(heat, torch.empty(0), logits, logits), mask, LossSettings(), weight_loss=True)
-    alone = stage1_loss(heat, mask, LossSettings(segmentation=0, initial=0))
+    alone = stage1_loss(heat, mask, LossSettings(segmentation=0))
     assert alone.localization == whole.localization
     assert alone.tile == whole.tile
     assert alone.total.item() == pytest.approx((alone.localization + 0.2 * alone.tile).item())
@@ -109,11 +110,11 @@ def test_total_is_the_weighted_sum(same: bool) -> None:
     initial = refined if same else torch.randn(2, 3, 16, 16, generator=generator)
     heat = torch.randn(2, 1, 2, 2, generator=generator)
     mask = torch.randint(0, 3, (2, 32, 32), generator=generator)
-    settings = LossSettings(localization=2.0, tile=0.5, segmentation=1.5, initial=0.25)
+    settings = LossSettings(localization=2.0, tile=0.5, segmentation=1.5, refinement=0.25)
     terms = lpc_loss(Outputs(heat, torch.empty(0), initial, refined), mask, settings, weight_loss=True)
-    expected = 2.0 * terms.localization + 0.5 * terms.tile + 1.5 * terms.refined + 0.25 * terms.initial
+    expected = 2.0 * terms.localization + 0.5 * terms.tile + 1.5 * terms.initial + 0.25 * terms.refined
     assert terms.total.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert (terms.initial == 0) == same
+    assert (terms.refined == 0) == same
 
 
 def test_distillation_is_least_where_both_say_the_same() -> None:
@@ -152,7 +153,24 @@ def test_a_teacher_adds_its_term_and_changes_no_other() -> None:
     assert alone.distilled is None
     assert both.distilled is not None
     assert both.total == pytest.approx(float(alone.total + 0.5 * both.distilled), rel=1e-5)
-    full = torch.nn.functional.interpolate(refined, size=(32, 32), mode="bilinear", align_corners=False)
-    halved = torch.nn.functional.avg_pool2d(taught, 2)
-    wanted = distillation_loss(full, taught, settings) + 0.4 * distillation_loss(initial, halved, settings)
-    assert float(both.distilled) == pytest.approx(float(wanted), rel=1e-5)
+    full = torch.nn.functional.interpolate(initial, size=(32, 32), mode="bilinear", align_corners=False)
+    assert float(both.distilled) == pytest.approx(float(distillation_loss(full, taught, settings)), rel=1e-5)
+
+
+def test_the_refined_prediction_teaches_the_refinement_alone() -> None:
+    """With the PCM the rest of stage 2 learns what it learns without it."""
+    torch.manual_seed(0)
+    network = LpcNet(preset("edge", ("background", "scratch"), 1)).train()
+    x, mask = torch.randn(2, 1, 64, 64), torch.randint(0, 2, (2, 64, 64))
+    gradients = []
+    for settings in (LossSettings(refinement=0.0), LossSettings(refinement=1.0)):
+        network.zero_grad()
+        lpc_loss(network(x), mask, settings, weight_loss=True).total.backward()  # type: ignore[no-untyped-call]
+        gradients.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+    without, with_it = gradients
+    for name, gradient in with_it.items():
+        if name.startswith("confidence.pcm."):
+            assert gradient.abs().max() > 0
+            assert without[name].abs().max() == 0
+        else:
+            torch.testing.assert_close(gradient, without[name], rtol=0, atol=0)

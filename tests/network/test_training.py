@@ -23,8 +23,9 @@ from lpcnet_edge.network.feed import Feed, prefetched
 from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.losses import LossSettings
 from lpcnet_edge.network.model import LpcNet
+from lpcnet_edge.network.optimisation import Optimisation
 from lpcnet_edge.network.recipe import Recipe, Sampling, load_recipe, recipe_names
-from lpcnet_edge.network.training import _Run, train
+from lpcnet_edge.network.training import train
 from lpcnet_edge.network.transfer import adopt_weights
 from lpcnet_edge.network.weights import load_network
 from lpcnet_edge.types import Dataset, Sample
@@ -135,8 +136,8 @@ def test_a_finished_run_resumed_has_its_figures(squares: Dataset, tmp_path: Path
 
 def test_a_run_begun_without_loss_scaling_goes_on_with_it() -> None:
     network = LpcNet(preset("edge", ("background", "a"), 1))
-    here = _Run(network, dataclasses.replace(RECIPE, precision="float32"))
-    there = _Run(network, dataclasses.replace(RECIPE, precision="float32"))
+    here = Optimisation(network, dataclasses.replace(RECIPE, precision="float32"))
+    there = Optimisation(network, dataclasses.replace(RECIPE, precision="float32"))
     there.scaler = torch.amp.GradScaler("cpu")  # as float16 has it on CUDA
     there.restore(here.state())
     assert there.scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale()
@@ -201,7 +202,7 @@ def test_training_lowers_the_loss(squares: Dataset, tmp_path: Path) -> None:
 
 
 def test_stage1_can_be_trained_alone(squares: Dataset, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, loss=LossSettings(segmentation=0, initial=0))
+    recipe = dataclasses.replace(RECIPE, loss=LossSettings(segmentation=0))
     train(squares, recipe, tmp_path)
     fresh = train(squares, dataclasses.replace(recipe, steps=1, learning_rate=0.0), tmp_path / "fresh")
     assert fresh.weights is not None
@@ -305,8 +306,8 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
         ("augment: {paste: 1.5}", "paste is 1.5"),
         ("loss: {defect_weight: -1}", "loss: defect_weight is -1"),
         ("loss: {tile: -0.2}", "tile is -0.2"),
-        ("loss: {localization: 0, tile: 0, segmentation: 0, initial: 0}", "nothing would be learned"),
-        ("refine_pixels: false\nloss: {segmentation: 0}", "no initial prediction to learn by"),
+        ("loss: {localization: 0, tile: 0, segmentation: 0}", "nothing would be learned"),
+        ("loss: {segmentation: 0, hints: 1}", "segmentation is 0: it is not trained"),
     ):
         path.write_text(text)
         with pytest.raises(BadConfig, match=said) as caught:
@@ -338,7 +339,7 @@ def test_teachers_that_cannot_teach(squares: Dataset, tmp_path: Path) -> None:
     teacher = FloatNetwork(LpcNet(preset("edge", ("background", "other"), 1)), 64)
     with pytest.raises(UsageError, match="the teacher knows background, other in 1 channel"):
         train(squares, RECIPE, tmp_path / "run", teacher=teacher)
-    stage1 = dataclasses.replace(RECIPE, loss=LossSettings(segmentation=0.0, initial=0.0))
+    stage1 = dataclasses.replace(RECIPE, loss=LossSettings(segmentation=0.0))
     with pytest.raises(UsageError, match="stage 1 alone"):
         train(squares, stage1, tmp_path / "run", teacher=teacher)
     assert not (tmp_path / "run").exists()
