@@ -173,12 +173,16 @@ def _write(path: Path, content: bytes | Path) -> FileRecord:
     """Write or copy one file, flush it to disk, and say what was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    with path.open("xb") as stream:
-        for block in [content] if isinstance(content, bytes) else _blocks(content):
-            digest.update(block)
-            size += stream.write(block)
-        stream.flush()
-        os.fsync(stream.fileno())
+    blocks = [content] if isinstance(content, bytes) else _blocks(content)
+    try:
+        with path.open("xb") as stream:
+            for block in blocks:
+                digest.update(block)
+                size += stream.write(block)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as exc:  # which names no file where the disk is full
+        raise OSError(exc.errno, exc.strerror, exc.filename or str(path)) from exc
     os.chmod(path, 0o644)
     return FileRecord(digest.hexdigest(), size)
 

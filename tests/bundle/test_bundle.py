@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -311,3 +312,13 @@ def test_verify_as_json(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed["models"] == ["confidence.onnx", "localization.onnx", "reference/localization.onnx"]
     assert printed["signed"] is False
     assert printed["key"] is None
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(write.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_bundle(tmp_path / "tiny", tiny_manifest(), tiny_files())
+    assert str(caught.value.filename).startswith(str(tmp_path))

@@ -293,5 +293,9 @@ def test_a_tilted_target_has_no_one_scale() -> None:
 def test_no_target_is_an_error_that_says_what_was_looked_for() -> None:
     with pytest.raises(BadInput, match="no chessboard of 9x6"):
         scale_from_target(np.zeros((100, 100, 3), np.uint8), Target("chessboard", 9, 6, 5.0))
+    with pytest.raises(BadInput, match="a photograph of uint16"):
+        scale_from_target(np.zeros((100, 100), np.uint16), Target("chessboard", 9, 6, 5.0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3x3"):
         Target("circles", 2, 5, 1.0)
+    with pytest.raises(ValueError, match="pitch_mm is nan"):
+        Target("circles", 7, 5, float("nan"))

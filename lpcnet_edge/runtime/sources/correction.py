@@ -6,6 +6,7 @@ dark)``, the mean taken per channel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +159,8 @@ class Target:
     def __post_init__(self) -> None:
         if self.columns < 3 or self.rows < 3:
             raise ValueError(f"a target of {self.columns}x{self.rows} points is too small; it takes 3x3")
-        if self.pitch_mm <= 0:
-            raise ValueError(f"pitch_mm is {self.pitch_mm}; it is above 0")
+        if not 0 < self.pitch_mm < math.inf:
+            raise ValueError(f"pitch_mm is {self.pitch_mm}; it is a number of mm above 0")
 
     def points_mm(self) -> NDArray[np.float64]:
         """(rows * columns, 2) x and y in mm, in the order in which OpenCV reports them."""
@@ -195,6 +196,10 @@ def scale_from_target(image: Image, target: Target, *, largest_spread: float = 0
     axes, taken at every point, gives mean and spread. Raises ``BadInput`` where the target is not found, or where the
     scale differs by more than ``largest_spread``, so that one number would be wrong.
     """
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise BadInput(
+            f"a photograph of {image.dtype} and shape {image.shape}", mend="give uint8 of shape (H, W) or (H, W, 3)"
+        )
     grey = image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
     size = (target.columns, target.rows)
     if target.kind == "chessboard":
