@@ -336,11 +336,21 @@ def test_a_camera_by_its_path_alone_says_how_to_name_it(monkeypatch: pytest.Monk
     assert caught.value.mend == "write v4l2:/dev/video0"
 
 
-@pytest.mark.parametrize("password", ["secret", "p@secret", "secret@"])
-def test_a_password_stays_out_of_names_and_errors(password: str) -> None:
+@pytest.mark.parametrize(
+    "address",
+    [
+        "user:secret@127.0.0.1:9/none",
+        "user:p@secret@127.0.0.1:9/none",
+        "user:secret@@127.0.0.1:9/none",
+        "127.0.0.1:9/user=admin&password=secret&channel=1",
+        "127.0.0.1:9/none?channel=1&PWD=secret",
+    ],
+)
+def test_a_password_stays_out_of_names_and_errors(address: str) -> None:
     with pytest.raises(MissingDevice) as caught:
-        open_source(f"rtsp://user:{password}@127.0.0.1:9/none", channels=1)
+        open_source(f"rtsp://{address}", channels=1)
     assert "secret" not in str(caught.value)
+    assert ("channel=1" in address) == ("channel=1" in str(caught.value))
 
 
 @pytest.mark.parametrize(

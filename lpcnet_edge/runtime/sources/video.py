@@ -78,6 +78,12 @@ class VideoSource(Source):
         return end_ms - self._last_ms > max(end_ms / 100, self._apart_ms + 1e3 / rate_hz)
 
 
+def _without_password(address: str) -> str:
+    """A stream's address as a name: before the host, where a password may have an @ itself, or in path and query."""
+    plain = re.sub(r"//[^/]*@", "//", address)
+    return re.sub(r"(?i)\b(pass|password|passwd|pwd|token)=[^&;/]*", r"\1=...", plain)
+
+
 class StreamSource(LiveSource):
     """An RTSP (or other network) stream, or a V4L2 device; ``taken_ns`` is the moment OpenCV handed a frame over.
 
@@ -88,9 +94,7 @@ class StreamSource(LiveSource):
         self._address = address
         self._device = address.startswith("/dev/")
         self._capture: cv2.VideoCapture | None = None
-        # A password is no name; it may have an @ itself.
-        name = address if self._device else re.sub(r"//[^/]*@", "//", address)
-        super().__init__(name, channels, settings, part_id)
+        super().__init__(address if self._device else _without_password(address), channels, settings, part_id)
 
     def _connect(self) -> None:
         if self._device:
