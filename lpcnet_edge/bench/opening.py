@@ -42,7 +42,7 @@ class Bench:
     @property
     def uses_gpu(self) -> bool:
         """Whether the GPU's clocks are those that count."""
-        return self.backend.name not in (*CPU_BACKENDS, "null")
+        return _on_gpu(self.backend)
 
     def stability(self, drifts: dict[str, float | None]) -> dict[str, Any]:
         """The keys ``stable`` and ``stability`` of a record."""
@@ -78,7 +78,7 @@ def opened(
         frames = open_frames(bundle, data, folder, count=options.frames, size_px=size_px)
         own = backend or open_measured(bundle, options)
         tuning = kept_tuning(bundle, options)
-        if not options.batches and own.name not in (*CPU_BACKENDS, "null"):
+        if not options.batches and _on_gpu(own):
             tuning = replace(tuning, batch=GPU_SIZES[-1])
         try:
             with Sampler() as sampler:
@@ -86,6 +86,10 @@ def opened(
         finally:
             if backend is None:
                 own.close()
+
+
+def _on_gpu(backend: Backend) -> bool:
+    return backend.name not in (*CPU_BACKENDS, "null")
 
 
 def open_measured(bundle: Bundle, options: Options) -> Backend:

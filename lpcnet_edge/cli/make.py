@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lpcnet_edge.cli.console import add_json_option, print_json, progress_bar
-from lpcnet_edge.cli.options import add_dataset_options, open_data, refuse_in_bundles
-from lpcnet_edge.errors import BadConfig, BadInput, UsageError
+from lpcnet_edge.cli.options import add_dataset_options, open_data, refuse_in_bundles, wrong_use
+from lpcnet_edge.errors import BadInput, UsageError
 
 
 def add_verbs(verbs: Any) -> None:
@@ -77,10 +77,8 @@ def run_generate(args: argparse.Namespace) -> int:
     from lpcnet_edge.datasets.export import write_folder
 
     refuse_in_bundles(args.out, folder=True)
-    try:
+    with wrong_use():
         dataset = CarbonFabric(args.count, args.seed, size=args.size, defect_share=args.defect_share)
-    except BadConfig as exc:
-        raise UsageError(exc.message, mend=exc.mend) from exc
     with progress_bar("generating") as progress:
         write_folder(dataset, args.out, progress=progress)
     if args.json:

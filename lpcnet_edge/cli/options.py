@@ -6,11 +6,12 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpcnet_edge.errors import UsageError
+from lpcnet_edge.errors import BadConfig, UsageError
 
 if TYPE_CHECKING:
     from lpcnet_edge.decision import Rules
@@ -36,6 +37,15 @@ def refuse_in_bundles(*outputs: Path | None, folder: bool = False) -> None:
             if (above / "bundle.yaml").exists():
                 where = "is" if above == path else "lies inside"
                 raise UsageError(f"{out} {where} the bundle {above}", mend="write it beside the bundle")
+
+
+@contextmanager
+def wrong_use() -> Iterator[None]:
+    """Where settings are made of options: what they refuse (``BadConfig``) is ``UsageError``, for no file is wrong."""
+    try:
+        yield
+    except BadConfig as exc:
+        raise UsageError(exc.message, mend=exc.mend) from exc
 
 
 def is_stdout(path: Path | None) -> bool:

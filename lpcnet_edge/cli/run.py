@@ -14,6 +14,7 @@ from lpcnet_edge.cli.console import add_json_option, phases, print_json, progres
 from lpcnet_edge.cli.options import add_rules_option, is_stdout, number, open_rules, refuse_in_bundles
 from lpcnet_edge.cli.run_refusals import (
     OUTPUTS,
+    outputs_of,
     refuse_deadline_in_bulk,
     refuse_memory_off_gpu,
     refuse_pictures_in_sources,
@@ -67,8 +68,7 @@ def add_verbs(verbs: Any) -> None:
 def run_run(args: argparse.Namespace) -> int:
     """``lpcnet-edge run``"""
     settings = _settings(args)
-    lines = [args.parts, *(getattr(settings.sinks, name) for name in OUTPUTS)]
-    there = next(filter(is_stdout, lines), None)
+    there = next(filter(is_stdout, (args.parts, *outputs_of(settings).values())), None)
     if there is None:
         return _run(args, settings)
     if args.json:
@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace, settings: RunSettings) -> int:
 
     if args.backend == "null":
         raise UsageError("the backend null computes nothing: every frame would pass", mend="it is for bench alone")
-    refuse_in_bundles(args.parts, args.journal, *(getattr(settings.sinks, name) for name in OUTPUTS))
+    refuse_in_bundles(args.parts, args.journal, *outputs_of(settings).values())
     refuse_shared_outputs(args, settings)
     refuse_pictures_in_sources(args, settings)
     if args.journal and len(args.source) > 1:

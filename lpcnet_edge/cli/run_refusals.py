@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 OUTPUTS = ("jsonl", "csv", "sqlite", "overlays", "masks")
 
 
+def outputs_of(settings: RunSettings) -> dict[str, Path | None]:
+    """Where the settings' sinks write, by name."""
+    return {name: getattr(settings.sinks, name) for name in OUTPUTS}
+
+
 def refuse_uninspected(session: Session, report: Report, settings: RunSettings, args: argparse.Namespace) -> None:
     """Raise ``BadInput`` where not one frame could be inspected, those before a resume included: none came, none can be
     read, or settings and frames do not fit each other (``BadConfig``); ``CheckFailed`` where all were late.
@@ -69,9 +74,8 @@ def refuse_deadline_in_bulk(deadline_ms: float | None, session: Session) -> None
 
 def refuse_shared_outputs(args: argparse.Namespace, settings: RunSettings) -> None:
     """Two outputs in one file; masks and overlays may share a folder where the latter are no PNG, too."""
-    outputs = settings.sinks
-    found = {"parts": args.parts, "journal": args.journal, **{name: getattr(outputs, name) for name in OUTPUTS}}
-    if outputs.overlay_format != "png":
+    found = {"parts": args.parts, "journal": args.journal, **outputs_of(settings)}
+    if settings.sinks.overlay_format != "png":
         del found["masks"]
     seen: dict[Path, str] = {}
     for name, path in found.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from lpcnet_edge.cli.bundle import show_bundle
 from lpcnet_edge.cli.console import EXIT_INTERRUPTED, TrainingDisplay, add_json_option, print_json
-from lpcnet_edge.cli.options import add_dataset_options, number, open_data, refuse_in_bundles
+from lpcnet_edge.cli.options import add_dataset_options, number, open_data, refuse_in_bundles, wrong_use
 from lpcnet_edge.errors import BadConfig, UsageError
 
 
@@ -57,10 +57,8 @@ def run_train(args: argparse.Namespace) -> int:
     refuse_in_bundles(args.out, folder=True)
     changes = {key: getattr(args, key) for key in ("steps", "seed") if getattr(args, key) is not None}
     recipe = load_recipe(args.recipe)
-    try:
+    with wrong_use():
         recipe = replace(recipe, **changes)
-    except BadConfig as exc:
-        raise UsageError(exc.message, mend=exc.mend) from exc
     if args.hints is not None:
         try:
             recipe = replace(recipe, loss=replace(recipe.loss, hints=args.hints))

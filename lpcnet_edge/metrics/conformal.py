@@ -172,8 +172,16 @@ def find_threshold(
     scores, parts, defective
         (T,) a score, the physical part, and whether it is defective; at least one is. A part's statistic is the highest
         score of its defective ones or, in the ``image`` view, the lowest such maximum among its images.
-    alpha, images, view, confidence
-        As for :func:`calibrate_gate`.
+    alpha
+        Above 0 and below 1. ``auto`` is 0.01 or, where that is larger, the least that n defective parts can
+        promise: 1 / (n + 1) or, with a confidence, 1 - (1 - confidence)^(1 / n).
+    images
+        (T,) the image of every score, each unique to its part; needed for the ``image`` view.
+    view
+        When a part is missed.
+    confidence
+        Above 0 and below 1: the probability, over the parts it is calibrated on, that the true share of missed parts
+        is at most alpha. None bounds the expected share alone.
 
     Raises
     ------

@@ -74,18 +74,10 @@ def calibrate_gate(
         here.
     defective
         (T,) whether the tile is defective.
-    alpha
-        Above 0 and below 1. ``auto`` is 0.01 or, where that is larger, the least that n parts can promise: 1 / (n + 1)
-        or, with a confidence, 1 - (1 - confidence)^(1 / n).
-    images
-        (T,) the image of every tile, each unique to its part; needed for the ``image`` view.
-    view
-        When a part is missed.
+    alpha, images, view, confidence
+        As for :func:`~lpcnet_edge.metrics.conformal.find_threshold`.
     min_defect_px
         What made a tile defective; recorded.
-    confidence
-        Above 0 and below 1: the probability, over the parts it is calibrated on, that the true share of missed parts
-        is at most alpha. None bounds the expected share alone.
 
     Raises
     ------

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from lpcnet_edge.errors import BadInput
-from lpcnet_edge.network.model import LpcNet, normalise
+from lpcnet_edge.network.model import LpcNet, full_size, normalise
 from lpcnet_edge.types import Prediction
 
 
@@ -40,8 +39,7 @@ class FloatNetwork:
         pixels = normalise(torch.from_numpy(np.ascontiguousarray(tiles)).to(self.device))
         outputs = self.network(pixels.contiguous(memory_format=torch.channels_last))
         heat = torch.sigmoid(outputs.heat_logits[:, 0])
-        size = tiles.shape[1:3]
-        logits = functional.interpolate(outputs.refined, size=size, mode="bilinear", align_corners=False)
+        logits = full_size(outputs.refined, *tiles.shape[1:3])
         best, classes = torch.softmax(logits, dim=1).max(dim=1)
         return Prediction(
             classes=classes.to(torch.uint8).cpu().numpy(),

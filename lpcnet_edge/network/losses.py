@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lpcnet_edge.config import refuse_non_finite
 from lpcnet_edge.network.config import STRIDE_PX
-from lpcnet_edge.network.model import Outputs
+from lpcnet_edge.network.model import Outputs, full_size
 
 _ABOVE_ZERO = ("defect_weight", "weight_floor")
 _LEAST_TAUGHT_PX = 20.0
@@ -173,17 +173,13 @@ def lpc_loss(
     height, width = mask.shape[-2:]
     localization, tile = localization_losses(outputs.heat_logits, mask, settings.focal_gamma)
     weights = pixel_weights(outputs.heat_logits, height, width, settings.weight_floor) if weight_loss else None
-    full = _full_size(outputs.initial, height, width)
+    full = full_size(outputs.initial, height, width)
     initial = segmentation_loss(full, mask, weights, settings)
     refined = initial.new_zeros(())
     if outputs.refined is not outputs.initial:
-        refined = segmentation_loss(_full_size(outputs.refined, height, width), mask, weights, settings)
+        refined = segmentation_loss(full_size(outputs.refined, height, width), mask, weights, settings)
     distilled = None if taught is None else settings.segmentation * distillation_loss(full, taught, settings)
     return _sum(localization, tile, refined, initial, settings, distilled)
-
-
-def _full_size(logits: Tensor, height: int, width: int) -> Tensor:
-    return functional.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
 
 
 def stage1_loss(heat_logits: Tensor, mask: Tensor, settings: LossSettings) -> LossTerms:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lpcnet_edge.network.confidence import ConfidenceNet
 from lpcnet_edge.network.config import NetworkConfig
@@ -28,6 +29,11 @@ def normalise(pixels: Tensor) -> Tensor:
     """
     planes = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return (planes.to(torch.float32) - 128.0) / 127.0
+
+
+def full_size(logits: Tensor, height: int, width: int) -> Tensor:
+    """Class logits (N, K, H/2, W/2) brought to H x W pixels, float32, as they are trained, used and compared."""
+    return functional.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
 
 
 class LpcNet(nn.Module):

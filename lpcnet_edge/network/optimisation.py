@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lpcnet_edge.network.feed import Batch
 from lpcnet_edge.network.imagenet import Hints
 from lpcnet_edge.network.inference import FloatNetwork
 from lpcnet_edge.network.losses import LossTerms, lpc_loss, stage1_loss
-from lpcnet_edge.network.model import LpcNet, Outputs, normalise
+from lpcnet_edge.network.model import LpcNet, Outputs, full_size, normalise
 from lpcnet_edge.network.precision import autocast_dtype
 from lpcnet_edge.network.recipe import Recipe
 
@@ -84,8 +83,7 @@ class Optimisation:
         """A teacher's class probabilities (N, K, H, W) for normalised tiles."""
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             logits = teacher(x).refined
-        full = functional.interpolate(logits.float(), size=x.shape[2:], mode="bilinear", align_corners=False)
-        return torch.softmax(full, dim=1)
+        return torch.softmax(full_size(logits, *x.shape[2:]), dim=1)
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:

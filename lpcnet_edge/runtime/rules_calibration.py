@@ -145,7 +145,7 @@ def calibrate_rules(
     rules
         To start from; what they let pass is let pass by every rule found here.
     alpha, confidence
-        As for :func:`~lpcnet_edge.metrics.gate_threshold.calibrate_gate`.
+        As for :func:`~lpcnet_edge.metrics.conformal.find_threshold`.
     view
         When a part escapes.
     progress

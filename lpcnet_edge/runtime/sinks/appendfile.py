@@ -65,9 +65,7 @@ class AppendFile:
         """Add whole lines, then have them on the disk; raises ``OSError`` with the file as it was before."""
         if self.is_regular and self._has_name and not os.fstat(self._handle).st_nlink:
             raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self.path))
-        if self._torn_at is not None:
-            os.ftruncate(self._handle, self._torn_at)
-            self._torn_at = None
+        self._cut()
         before = self.size
         try:
             rest = memoryview(data)
@@ -79,9 +77,14 @@ class AppendFile:
             # Also after fsync: the kernel may have dropped pages it could not write, so they are written again.
             if self.is_regular:
                 self._torn_at = before
-                os.ftruncate(self._handle, before)
-                self._torn_at = None
+                self._cut()
             raise
+
+    def _cut(self) -> None:
+        """Cut off the block that was not written whole, if there is one; where that fails, the next call does it."""
+        if self._torn_at is not None:
+            os.ftruncate(self._handle, self._torn_at)
+            self._torn_at = None
 
     def _repair(self, begins: bytes) -> None:
         end = self.size
